@@ -1,0 +1,22 @@
+"""Why did the Transformer decide so? Attribution of decisions to single attention connections, and what follows from it.
+
+The package under the book: a thin, plain implementation of *Self-Attention Attribution* (Hao et al., AAAI 2021) and
+*Quantifying Attention Flow in Transformers* (Abnar & Zuidema, ACL 2020).
+
+Letters in the shapes of tensors, everywhere in this package:
+
+    B  examples in a batch          N  tokens of a text (K where keys and queries could differ)
+    L  layers, counted from 0       d  size of one head; D = H · d
+    H  heads of a layer             C  classes
+    M  nodes of a quadrature rule   R  branches: forward passes that leave a recorded one at some layer
+
+Row i, column j of an N × N matrix: token i (the query) attends to token j (the key).
+"""
+
+from . import exercises, figures, widgets
+from .attribution import Attribution, attribute
+from .data import examples, result, texts
+from .pretrained import load
+
+__version__ = "0.1.0"
+__all__ = ["Attribution", "attribute", "examples", "exercises", "figures", "load", "result", "texts", "widgets"]

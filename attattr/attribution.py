@@ -1,0 +1,311 @@
+"""Self-attention attribution (Hao et al., AAAI 2021, Eq. 4), exact to a tolerance that it checks itself.
+
+For one layer the paper attributes the decision F to the attention matrix A along the straight path from 0 to A:
+
+    Attr_h(A) = A_h ⊙ ∫₀¹ ∂F(αA)/∂A_h dα.
+
+Scaling all of A by α scales the context c_h = A_h V_h by α and changes nothing else below, and ∂F/∂A_h = (∂F/∂c_h) V_hᵀ.
+So we integrate the gradient of the contexts, N × d numbers a head, and form the N × N scores once:
+
+    Attr_h(A) = A_h ⊙ (Ḡ_h V_hᵀ),     Ḡ_h = ∫₀¹ ∂F/∂c_h (αc) dα.
+
+F is the softmax probability of the class attributed.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .encoding import Batch, Text, batches, check_texts
+from .quadrature import AUTO_STEPS, Rule, rule
+from .tap import Branches, Recording, record, replay
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The attribution of one decision to every attention connection of the model that made it.
+
+    ``scores[l, h, i, j]`` is what token i (the query) attending to token j (the key) in head h of layer l contributed to
+    the probability of class ``target``; the scores of a layer sum to ``difference[l]``, what the probability would lose
+    if nothing in that layer attended to anything.
+    """
+
+    scores: Float[Tensor, "L H N N"]
+    attention: Float[Tensor, "L H N N"]
+    tokens: tuple[str, ...]
+    text: Text
+    target: int  # the class attributed
+    label: str  # its name (not the gold label)
+    probabilities: Float[Tensor, " C"]
+    difference: Float[Tensor, " _L"]  # F(A) - F(0), layer by layer
+    completeness: Float[Tensor, " _L"]  # |sum of scores - difference|, in probability
+    error: Float[Tensor, " _L"]  # estimated relative error of the layer's scores, Frobenius norm
+    evaluations: Int[Tensor, " _L"]  # gradients computed
+    method: str
+    tolerance: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether every layer's estimated error, and its completeness, are within the tolerance."""
+        return bool(within(self.error, self.completeness, self.difference, self.tolerance).all())
+
+    def save(self, path: str | Path) -> None:
+        """Write to one safetensors file: the tensors as such, the rest as its metadata."""
+        from safetensors.torch import save_file
+
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: part.contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
+        rest = {name: json.dumps(part) for name, part in parts.items() if not isinstance(part, Tensor)}
+        save_file(tensors, str(path), metadata=rest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote. Raises ``OSError`` if the file is missing, damaged or holds something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                parts |= {name: json.loads(part) for name, part in (file.metadata() or {}).items() if name != "format"}
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
+        missing = {field.name for field in fields(cls)} ^ set(parts)
+        if missing:
+            raise OSError(f"{path} is not a saved Attribution: fields {sorted(missing)} are missing or unknown")
+        text = parts["text"]
+        return cls(**parts | {"tokens": tuple(parts["tokens"]), "text": text if isinstance(text, str) else tuple(text)})
+
+    def _repr_html_(self) -> str:
+        from .display import attribution_html
+
+        return attribution_html(self)
+
+
+@overload
+def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, **options) -> Attribution: ...
+@overload
+def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: list, **options) -> list[Attribution]: ...
+def attribute(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: Text | list,
+    target: str | int = "predicted",
+    method: str = "gauss-legendre",
+    steps: int | str = "auto",
+    tolerance: float = 1e-2,
+    progress: bool = False,
+) -> Attribution | list[Attribution]:
+    """Attribute a decision of ``model`` to the attention connections of every layer: Eq. 4 of Hao et al. (2021).
+
+    Args:
+        model: a sequence classifier of transformers whose attention goes through its attention interface. It is left
+            exactly as it was, also after an error.
+        tokenizer: the model's own.
+        text: a string, a pair of strings (a tuple), or a list of either.
+        target: the class attributed: ``"predicted"``, a class id, or a class name of ``model.config.id2label``.
+        method: the rule for the integral: ``"gauss-legendre"``, ``"riemann"`` (right sums, as printed in the paper), or
+            ``"riemann-left"`` (the authors' code).
+        steps: gradients for each layer and text, or ``"auto"`` (Gauss-Legendre only): as many as that layer of that text
+            needs for the tolerance.
+        tolerance: for ``"auto"``, the relative error (Frobenius norm) that each layer's scores may have.
+        progress: show a progress bar over the texts.
+
+    Returns:
+        One `Attribution`, or a list of them in the order of the texts.
+
+    Raises:
+        TypeError: text that is not text, or a model whose attention cannot be tapped.
+        ValueError: empty or too long text, an unknown target, method or number of steps, logits that are not finite.
+
+    Warns:
+        UserWarning: the tolerance could not be met; ``error`` and ``completeness`` say by how much.
+
+    >>> import attattr
+    >>> model, tokenizer = attattr.load("sst2")
+    >>> att = attattr.attribute(model, tokenizer, "a warm and funny film .")
+    >>> att.label, att.tokens[2:6], att.certified
+    ('positive', ('warm', 'and', 'funny', 'film'), True)
+    """
+    texts, many = check_texts(text)
+    if steps == "auto" and method != "gauss-legendre":
+        raise ValueError(f"steps='auto' needs method='gauss-legendre', not {method!r}: pass a number of steps")
+    if isinstance(steps, str) and steps != "auto":
+        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1, or 'auto'")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
+    rules = [rule(method, count) for count in (AUTO_STEPS if isinstance(steps, str) else (steps,))]
+    names = class_names(model)
+    check_target(target, names)
+    results: dict[int, Attribution] = {}
+    with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar:
+        for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS // 16):
+            # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
+            with torch.inference_mode(False):
+                for index, attribution in attribute_batch(model, batch, [texts[i] for i in batch.index], target, names, method, rules, tolerance):
+                    results[index] = attribution
+            bar.update(len(batch.index))
+    if steps == "auto":
+        warn_if_uncertified(list(results.values()), tolerance)
+    found = [results[i] for i in range(len(texts))]
+    return found if many else found[0]
+
+
+def attribute_batch(model, batch: Batch, texts: Sequence[Text], target: str | int, names: Sequence[str], method: str, rules: Sequence[Rule], tolerance: float):
+    """Yield the place in the caller's list and the `Attribution` of every text of one batch."""
+    recording = record(model, batch.inputs)
+    probabilities = recording.logits.double().softmax(-1).float()
+    targets = target_classes(target, names, recording.logits)
+    outcome = integrate(model, recording, targets, rules, tolerance)
+    for b, length in enumerate(batch.lengths):
+        real = slice(0, length)  # padding is on the right, and its connections carry no attribution
+        yield (
+            batch.index[b],
+            Attribution(
+                scores=outcome.scores[b, :, :, real, real].cpu().clone(),
+                attention=torch.stack([a[b, :, real, real] for a in recording.attention]).float().cpu(),
+                tokens=batch.tokens[b],
+                text=texts[b],
+                target=int(targets[b]),
+                label=names[int(targets[b])],
+                probabilities=probabilities[b].cpu(),
+                difference=outcome.difference[b].cpu(),
+                completeness=(outcome.scores[b].sum((1, 2, 3)) - outcome.difference[b]).abs().cpu(),
+                error=outcome.error[b].cpu(),
+                evaluations=outcome.evaluations[b].cpu(),
+                method=method,
+                tolerance=tolerance,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The scores of a batch and what is known of their error, for every example and layer."""
+
+    scores: Float[Tensor, "B L H N N"]
+    difference: Float[Tensor, "B L"]
+    error: Float[Tensor, "B L"]
+    evaluations: Int[Tensor, "B L"]
+
+
+def integrate(model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float) -> Outcome:
+    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is small enough."""
+    examples, layers = len(targets), len(recording.context)
+    scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=precision(recording))
+    error = torch.full((examples, layers), torch.inf, device=targets.device)
+    evaluations = torch.zeros(examples, layers, dtype=torch.long, device=targets.device)
+    difference = zero_attention_difference(model, recording, targets)
+    unsettled = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
+    rounding = 8 * torch.finfo(recording.logits.dtype).eps  # no rule is more exact than the numbers it adds up
+    for number, current in enumerate(rules):
+        example, layer = pairs_by_layer(unsettled)
+        if not len(example):
+            break
+        mean_gradient = path_integrals(model, recording, targets, example, layer, current)
+        for p, (b, l) in enumerate(zip(example.tolist(), layer.tolist(), strict=True)):
+            attention, value = recording.attention[l][b].to(scores.dtype), recording.value[l][b].to(scores.dtype)
+            new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in mean_gradient[:, p])
+            estimate = current.error([float((new - other).norm()) for other in weaker])
+            if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
+                estimate = min(estimate, float((new - scores[b, l]).norm()))
+            scores[b, l], evaluations[b, l] = new, evaluations[b, l] + len(current.nodes)
+            error[b, l] = estimate / max(float(new.norm()), TINY) + rounding
+        completeness = (scores.sum((2, 3, 4)) - difference).abs()
+        unsettled &= ~within(error, completeness, difference, tolerance)
+    return Outcome(scores, difference, error, evaluations)
+
+
+def path_integrals(model, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule) -> Float[Tensor, "W P N H d"]:
+    """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
+    weights = current.weights.to(recording.context[0].device, precision(recording))
+    total = torch.zeros(len(weights), len(example), *recording.context[0].shape[1:], device=weights.device, dtype=weights.dtype)
+    steps = len(current.nodes)
+    pair = torch.arange(len(example), device=weights.device).repeat_interleave(steps)
+    node = torch.arange(steps, device=weights.device).repeat(len(example))
+    rows = max(1, TOKENS_PER_PASS // recording.context[0].shape[1])
+    for chunk in torch.arange(len(pair), device=weights.device).split(rows):
+        p, k = pair[chunk], node[chunk]
+        branches = Branches(example[p], layer[p], current.nodes.to(weights)[k])
+        with torch.enable_grad():
+            logits, leaves = replay(model, recording, branches)
+            chosen = logits.double().softmax(-1).gather(1, targets[branches.example, None])
+            gradients = torch.autograd.grad(chosen.sum(), [leaf for leaf in leaves if len(leaf)])
+        gradient = torch.cat([g.to(weights.dtype) for g in gradients])
+        total.index_add_(1, p, weights[:, k, None, None, None] * gradient)
+    return total
+
+
+def zero_attention_difference(model, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+    """F(A) - F(0) for every example and layer: what the target's probability loses when a layer's contexts are zero."""
+    examples, layers = len(targets), len(recording.context)
+    everything = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
+    example, layer = pairs_by_layer(everything)
+    with torch.no_grad():
+        logits, _ = replay(model, recording, Branches(example, layer, torch.zeros(len(layer), device=targets.device)))
+    without = logits.double().softmax(-1).gather(1, targets[example, None])[:, 0]
+    clean = recording.logits.double().softmax(-1).gather(1, targets[:, None])
+    return (clean - without.reshape(layers, examples).T).to(precision(recording))
+
+
+def precision(recording: Recording) -> torch.dtype:
+    """What sums are kept in: float64 for a float64 model, otherwise float32, also for a model in half precision."""
+    return torch.float64 if recording.logits.dtype == torch.float64 else torch.float32
+
+
+def pairs_by_layer(wanted: Tensor) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
+    """Example and layer of each true entry of ``wanted`` ("B L"), the lowest layer first, as `replay` asks."""
+    layer, example = wanted.T.nonzero(as_tuple=True)
+    return example, layer
+
+
+def within(error: Tensor, completeness: Tensor, difference: Tensor, tolerance: float) -> Tensor:
+    """Whether a layer is settled: both measures of its error are within the tolerance."""
+    return (error <= tolerance) & (completeness <= tolerance * difference.abs().clamp_min(1e-2))
+
+
+def class_names(model) -> list[str]:
+    """The names of the model's classes, in the order of its logits."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def check_target(target: str | int, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``target`` is ``"predicted"``, a class id or a class name."""
+    known = target in names or target == "predicted" if isinstance(target, str) else target in range(len(names))
+    if not known or isinstance(target, bool):
+        raise ValueError(f"unknown target {target!r}: expected 'predicted', a class id from 0 to {len(names) - 1}, or one of {list(names)}")
+
+
+def target_classes(target: str | int, names: Sequence[str], logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:
+    """The class id to attribute, for every example."""
+    if target == "predicted":
+        return logits.argmax(-1)
+    index = names.index(target) if isinstance(target, str) else int(target)
+    return torch.full((len(logits),), index, device=logits.device)
+
+
+def warn_if_uncertified(attributions: Sequence[Attribution], tolerance: float) -> None:
+    """One warning that names the texts whose tolerance could not be met."""
+    failed = [a for a in attributions if not a.certified]
+    if failed:
+        worst = max(float(a.error.max()) for a in failed)
+        warnings.warn(
+            f"{len(failed)} of {len(attributions)} attributions did not meet tolerance={tolerance}: the largest estimated relative error "
+            f"is {worst:.2g}, first for {str(failed[0].text)[:60]!r}; look at .error and .completeness, or pass a larger tolerance",
+            stacklevel=3,
+        )

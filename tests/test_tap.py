@@ -1,0 +1,203 @@
+"""The tap: what it records is what the model did, what it changes is undone, and paddings do not leak."""
+
+import copy
+
+import pytest
+import torch
+from toys import FAMILIES, bert, family, inputs
+from transformers import AttentionInterface, AttentionMaskInterface, DebertaV2Config, DebertaV2ForSequenceClassification
+
+from attattr import tap
+
+
+def state(model):
+    """Everything about a model that the tap could have changed."""
+    return (
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        model.config._attn_implementation,
+        [module.training for module in model.modules()],
+        [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        sorted(AttentionInterface._global_mapping),
+        sorted(AttentionMaskInterface._global_mapping),
+    )
+
+
+def same_state(one, other):
+    return one[1:] == other[1:] and all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_context_is_attention_times_value(name):
+    model = family(name)
+    recording = tap.record(model, inputs([7, 5]))
+    assert len(recording.context) == 3
+    for attention, value, context in zip(recording.attention, recording.value, recording.context, strict=True):
+        assert attention.shape == (2, 4, 7, 7)
+        assert torch.allclose((attention @ value).transpose(1, 2), context, atol=1e-6)
+        assert torch.allclose(attention.sum(-1), torch.ones(2, 4, 7), atol=1e-6)
+        assert attention[1, :, :, 5:].abs().max() < 1e-6 or name in ("gpt2", "llama")  # padded keys
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recording_does_not_change_the_logits(name):
+    model = family(name)
+    batch = inputs([6, 4, 6])
+    with torch.no_grad():
+        expected = model(**batch).logits
+    assert torch.allclose(tap.record(model, batch).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replay_equals_scaling_the_context_in_a_whole_forward_pass(name):
+    model = family(name)
+    batch = inputs([6, 4])
+    recording = tap.record(model, batch)
+    assert recording.blocks, "this family should be replayed from the layer on the path, not from the start"
+    example = torch.tensor([1, 0, 1, 1, 0])
+    layer = torch.tensor([0, 1, 1, 2, 2])
+    scale = torch.tensor([0.3, 0.0, 1.0, 0.7, 0.5])
+    with torch.no_grad():
+        logits, leaves = tap.replay(model, recording, tap.Branches(example, layer, scale))
+    assert [len(leaf) for leaf in leaves] == [1, 2, 2]
+    for r in range(5):
+
+        def scaled(now, attention, value, context, r=r):
+            return context * scale[r] if now == layer[r] else context
+
+        with torch.no_grad(), tap.tapped(model, scaled):
+            expected = model(**batch).logits[example[r]]
+        assert torch.allclose(logits[r], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replay_of_one_layer_only(name):
+    model = family(name)
+    recording = tap.record(model, inputs([6, 4]))
+    whole = tap.Branches(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.ones(2))
+    with torch.no_grad():
+        logits, _ = tap.replay(model, recording, whole)
+    assert torch.allclose(logits, recording.logits, atol=1e-5)
+
+
+def test_replay_runs_only_the_layers_above():
+    model = bert(layers=4)
+    recording = tap.record(model, inputs([6]))
+    seen = []
+    hooks = [layer.register_forward_pre_hook(lambda m, a, n=n: seen.append((n, len(a[0])))) for n, layer in enumerate(model.bert.encoder.layer)]
+    branches = tap.Branches(torch.zeros(30, dtype=torch.long), torch.arange(30) // 10 + 1, torch.ones(30))
+    with torch.no_grad():
+        tap.replay(model, recording, branches)
+    for hook in hooks:
+        hook.remove()
+    # Hooks of ours run after the tap's: they see the narrowed batch. Layer 0 carries one row in vain.
+    assert [rows for _, rows in seen] in ([30, 1, 10, 20], [1, 10, 20, 30])
+
+
+def test_gates_multiply_contexts_per_head_and_per_row():
+    model = bert()
+    batch = inputs([5, 5])
+    gates = torch.ones(3, 4)
+    gates[1, 2] = 0
+    with torch.no_grad():
+        clean = model(**batch).logits
+        with tap.gated(model, torch.ones(3, 4)):
+            assert torch.allclose(model(**batch).logits, clean, atol=1e-6)
+        with tap.gated(model, gates):
+            gated = model(**batch).logits
+        with tap.gated(model, torch.stack([gates, torch.ones(3, 4)])):
+            rows = model(**batch).logits
+    # By hand: cut the head's columns out of the output projection.
+    by_hand = copy.deepcopy(model)
+    with torch.no_grad():
+        by_hand.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0
+        assert torch.allclose(by_hand(**batch).logits, gated, atol=1e-5)
+    assert (gated - clean).abs().max() > 1e-3
+    assert torch.allclose(rows[0], gated[0], atol=1e-6)
+    assert torch.allclose(rows[1], clean[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 5), (2, 3, 4)])
+def test_gates_of_a_wrong_shape_are_refused_and_nothing_is_changed(shape):
+    model = bert()
+    before = state(model)
+    with pytest.raises(ValueError, match="gates of shape"), tap.gated(model, torch.ones(shape)):
+        model(**inputs([5]))
+    assert same_state(before, state(model))
+
+
+def test_the_model_is_left_as_found_also_after_an_exception_and_in_train_mode():
+    model = bert()
+    model.train()
+    model.bert.encoder.layer[1].eval()
+    model.classifier.weight.requires_grad_(False)
+    before = state(model)
+    recording = tap.record(model, inputs([5]))
+    tap.replay(model, recording, tap.Branches(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.5])))
+    assert same_state(before, state(model))
+
+    def fail(*_):
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"), tap.tapped(model, fail):
+        model(**inputs([5]))
+    assert same_state(before, state(model))
+
+
+def test_two_models_one_after_the_other_and_one_inside_the_other():
+    first, second = bert(), family("distilbert")
+    batch = inputs([5])
+    with torch.no_grad():
+        expected = first(**batch).logits, second(**batch).logits
+        zero = torch.zeros(3, 4)
+        with tap.gated(first, zero):
+            assert torch.equal(second(**batch).logits, expected[1])
+            with tap.gated(second, zero):
+                assert not torch.allclose(second(**batch).logits, expected[1])
+                assert not torch.allclose(first(**batch).logits, expected[0])
+            assert torch.equal(second(**batch).logits, expected[1])
+        assert torch.equal(first(**batch).logits, expected[0])
+
+
+def test_padding_is_respected():
+    model = bert()
+    padded, alone = inputs([5, 9]), inputs([5, 9])
+    alone = {name: tensor[:1, :5] for name, tensor in alone.items()}
+    together, single = tap.record(model, padded), tap.record(model, alone)
+    assert torch.allclose(together.logits[0], single.logits[0], atol=1e-5)
+    for one, other in zip(together.attention, single.attention, strict=True):
+        assert torch.allclose(one[0, :, :5, :5], other[0], atol=1e-6)
+
+
+def test_calls_are_counted_where_one_module_serves_all_layers():
+    model = family("albert")
+    assert len({id(m) for m in model.modules() if type(m).__name__ == "AlbertAttention"}) == 1
+    assert len(tap.record(model, inputs([5])).context) == 3
+
+
+def test_replaced_contexts_carry_gradients():
+    model = bert()
+    batch = inputs([5])
+    recording = tap.record(model, batch)
+    leaf = recording.context[1].clone().requires_grad_()
+    with tap.replaced(model, {1: leaf}):
+        logits = model(**batch).logits
+    assert torch.allclose(logits, recording.logits, atol=1e-5)
+    assert torch.autograd.grad(logits.sum(), leaf)[0].abs().max() > 0
+
+
+def test_a_model_without_the_interface_is_refused():
+    config = DebertaV2Config(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    model = DebertaV2ForSequenceClassification(config).eval()
+    before = state(model)
+    with pytest.raises(TypeError, match=r"DebertaV2ForSequenceClassification.*attention interface"):
+        tap.record(model, inputs([5]))
+    assert same_state(before, state(model))
+
+
+def test_nan_weights_are_refused():
+    model = bert()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"not finite.*NaN"):
+        tap.record(model, inputs([5]))
