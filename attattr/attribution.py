@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -98,9 +98,9 @@ class Attribution:
 
 
 @overload
-def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, **options) -> Attribution: ...
+def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, *options: Any, **more: Any) -> Attribution: ...
 @overload
-def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: list, **options) -> list[Attribution]: ...
+def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: list, *options: Any, **more: Any) -> list[Attribution]: ...
 def attribute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -157,7 +157,9 @@ def attribute(
         for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS // 16):
             # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
             with torch.inference_mode(False):
-                for index, attribution in attribute_batch(model, batch, [texts[i] for i in batch.index], target, names, method, rules, tolerance):
+                for index, attribution in attribute_batch(
+                    model, batch, [texts[i] for i in batch.index], target, names, method, rules, tolerance
+                ):
                     results[index] = attribution
             bar.update(len(batch.index))
     if steps == "auto":
@@ -166,7 +168,16 @@ def attribute(
     return found if many else found[0]
 
 
-def attribute_batch(model, batch: Batch, texts: Sequence[Text], target: str | int, names: Sequence[str], method: str, rules: Sequence[Rule], tolerance: float):
+def attribute_batch(
+    model: PreTrainedModel,
+    batch: Batch,
+    texts: Sequence[Text],
+    target: str | int,
+    names: Sequence[str],
+    method: str,
+    rules: Sequence[Rule],
+    tolerance: float,
+) -> Iterator[tuple[int, Attribution]]:
     """Yield the place in the caller's list and the `Attribution` of every text of one batch."""
     recording = record(model, batch.inputs)
     probabilities = recording.logits.double().softmax(-1).float()
@@ -204,7 +215,7 @@ class Outcome:
     evaluations: Int[Tensor, "B L"]
 
 
-def integrate(model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float) -> Outcome:
+def integrate(model: PreTrainedModel, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float) -> Outcome:
     """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is small enough."""
     examples, layers = len(targets), len(recording.context)
     scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=precision(recording))
@@ -218,20 +229,22 @@ def integrate(model, recording: Recording, targets: Int[Tensor, " B"], rules: Se
         if not len(example):
             break
         mean_gradient = path_integrals(model, recording, targets, example, layer, current)
-        for p, (b, l) in enumerate(zip(example.tolist(), layer.tolist(), strict=True)):
-            attention, value = recording.attention[l][b].to(scores.dtype), recording.value[l][b].to(scores.dtype)
+        for p, (b, k) in enumerate(zip(example.tolist(), layer.tolist(), strict=True)):
+            attention, value = recording.attention[k][b].to(scores.dtype), recording.value[k][b].to(scores.dtype)
             new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in mean_gradient[:, p])
             estimate = current.error([float((new - other).norm()) for other in weaker])
             if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
-                estimate = min(estimate, float((new - scores[b, l]).norm()))
-            scores[b, l], evaluations[b, l] = new, evaluations[b, l] + len(current.nodes)
-            error[b, l] = estimate / max(float(new.norm()), TINY) + rounding
+                estimate = min(estimate, float((new - scores[b, k]).norm()))
+            scores[b, k], evaluations[b, k] = new, evaluations[b, k] + len(current.nodes)
+            error[b, k] = estimate / max(float(new.norm()), TINY) + rounding
         completeness = (scores.sum((2, 3, 4)) - difference).abs()
         unsettled &= ~within(error, completeness, difference, tolerance)
     return Outcome(scores, difference, error, evaluations)
 
 
-def path_integrals(model, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule) -> Float[Tensor, "W P N H d"]:
+def path_integrals(
+    model: PreTrainedModel, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule
+) -> Float[Tensor, "W P N H d"]:
     """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
     weights = current.weights.to(recording.context[0].device, precision(recording))
     total = torch.zeros(len(weights), len(example), *recording.context[0].shape[1:], device=weights.device, dtype=weights.dtype)
@@ -251,7 +264,7 @@ def path_integrals(model, recording: Recording, targets: Tensor, example: Tensor
     return total
 
 
-def zero_attention_difference(model, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+def zero_attention_difference(model: PreTrainedModel, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
     """F(A) - F(0) for every example and layer: what the target's probability loses when a layer's contexts are zero."""
     examples, layers = len(targets), len(recording.context)
     everything = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
@@ -279,7 +292,7 @@ def within(error: Tensor, completeness: Tensor, difference: Tensor, tolerance: f
     return (error <= tolerance) & (completeness <= tolerance * difference.abs().clamp_min(1e-2))
 
 
-def class_names(model) -> list[str]:
+def class_names(model: PreTrainedModel) -> list[str]:
     """The names of the model's classes, in the order of its logits."""
     return [model.config.id2label[i] for i in range(model.config.num_labels)]
 

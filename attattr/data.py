@@ -7,6 +7,7 @@ Sentences in ``data/examples/`` are written for this project. Real GLUE data is 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,12 @@ def read_rows(path: Path, task: Task) -> list[dict[str, str]]:
         raise FileNotFoundError(f"no file {path} for task {task.name!r}: expected tab-separated columns {task.columns} and label")
     wanted = (*task.columns, "label")
     rows = []
-    with path.open(encoding="utf-8", newline="") as file:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: byte {error.object[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
+    with io.StringIO(content, newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [name for name in wanted if name not in (reader.fieldnames or ())]
         if missing:

@@ -22,7 +22,8 @@ def attribution_html(attribution: Attribution) -> str:
     )
     return (
         f"<div><p><b>{escape(attribution.label)}</b> (p = {probability:.3f}) for “{escape(text)}”</p>"
-        "<table><thead><tr><th style='text-align:left'>attends → attended</th><th>layer</th><th>head</th><th>attribution</th><th>attention</th></tr></thead>"
+        "<table><thead><tr><th style='text-align:left'>attends → attended</th><th>layer</th><th>head</th>"
+        "<th>attribution</th><th>attention</th></tr></thead>"
         f"<tbody>{rows}</tbody></table><p>{certificate(attribution)}</p></div>"
     )
 
@@ -30,7 +31,7 @@ def attribution_html(attribution: Attribution) -> str:
 def strongest_connections(attribution: Attribution, count: int) -> list[tuple[int, int, int, int, float, float]]:
     """Layer, head, query, key, score and attention weight of the connections with the largest scores."""
     scores = attribution.scores
-    layers, heads, tokens, _ = scores.shape
+    _, heads, tokens, _ = scores.shape
     found = []
     for flat in scores.flatten().topk(min(count, scores.numel())).indices.tolist():
         row, j = divmod(flat, tokens)
@@ -44,7 +45,7 @@ def certificate(attribution: Attribution) -> str:
     """How exact the scores are, in one sentence."""
     verdict = "Certified" if attribution.certified else "NOT certified"
     return (
-        f"{verdict}: estimated relative error at most {float(attribution.error.max()):.1e} (tolerance {attribution.tolerance:g}), completeness gap "
-        f"at most {float(attribution.completeness.max()):.1e} in probability, {int(attribution.evaluations.sum())} gradient evaluations in "
-        f"{len(attribution.evaluations)} layers ({attribution.method})."
+        f"{verdict}: estimated relative error at most {float(attribution.error.max()):.1e} (tolerance {attribution.tolerance:g}), "
+        f"completeness gap at most {float(attribution.completeness.max()):.1e} in probability, "
+        f"{int(attribution.evaluations.sum())} gradient evaluations in {len(attribution.evaluations)} layers ({attribution.method})."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -29,7 +29,7 @@ class Batch:
 def check_texts(text: object) -> tuple[list[Text], bool]:
     """The texts as a list, and whether the caller gave a list. Raises ``TypeError`` or ``ValueError`` naming the culprit."""
     many = isinstance(text, list)
-    found = text if isinstance(text, list) else [text]
+    found: list[Any] = text if isinstance(text, list) else [text]
     if not found:
         raise ValueError("an empty list of texts: expected at least one string or pair of strings")
     for item in found:
@@ -53,7 +53,9 @@ def batches(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: S
     limit = length_limit(model, tokenizer)
     for text, item in zip(texts, encoded, strict=True):
         if len(item["input_ids"]) > limit:
-            raise ValueError(f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}: shorten {str(text)[:60]!r} ...")
+            raise ValueError(
+                f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}: shorten {str(text)[:60]!r} ..."
+            )
         if not item["input_ids"]:
             raise ValueError(f"the tokenizer makes no token of {text!r}: expected text in a script it knows")
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]["input_ids"]))

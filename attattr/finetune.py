@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import platform
 import random
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,17 @@ import torch
 from tqdm import tqdm
 
 from .data import Task, find_task, read_rows
-from .pretrained import load_base
+from .pretrained import BASE_HUB_ID, load_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
     Row = dict[str, str]
+    Parameters = dict[str, torch.nn.Parameter]
+    Weights = dict[str, torch.Tensor]
+    Optimizer = torch.optim.Optimizer
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Settings:
     warmup: float = 0.06
     weight_decay: float = 0.01
     dropout: float = 0.1
+    label_smoothing: float = 0.0
+    averaging: float = 0.0  # decay of a running mean of the weights, which is kept at the end; 0 keeps the last weights
     max_length: int = 128
     seed: int = 0
 
@@ -58,8 +65,7 @@ def finetune(settings: Settings, data: Path, output: Path, device: str = "cpu", 
     if not settings.files or settings.epochs <= 0 or settings.batch_size < 1:
         raise ValueError(f"nothing to train on: files={settings.files}, epochs={settings.epochs}, batch_size={settings.batch_size}")
     rows = [row for file in settings.files for row in read_rows(data / file, task)]
-    random.Random(settings.seed).shuffle(rows)
-    held_out, rows = rows[: settings.holdout], rows[settings.holdout :][: settings.rows]
+    held_out, rows = hold_out(rows, task, settings)
     torch.manual_seed(settings.seed)
     model, tokenizer = load_base(task, settings.base)
     set_dropout(model, settings.dropout)
@@ -69,9 +75,10 @@ def finetune(settings: Settings, data: Path, output: Path, device: str = "cpu", 
     encoded = [tokenizer(*pair(row, task), truncation=True, max_length=settings.max_length)["input_ids"] for row in rows]
     schedule = batch_order([len(ids) for ids in encoded], settings)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    average = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     checkpoint = output / "checkpoint" / "state.pt"
-    start, seconds = restore(checkpoint, settings, parameters, optimizer)
+    start, seconds = restore(checkpoint, settings, parameters, average, optimizer)
     warmup = max(1, int(settings.warmup * len(schedule)))
     began = time.perf_counter() - seconds
     progress = tqdm(range(start, len(schedule)), initial=start, total=len(schedule), desc=f"train {task.name}", unit="step", mininterval=5)
@@ -81,24 +88,48 @@ def finetune(settings: Settings, data: Path, output: Path, device: str = "cpu", 
             group["lr"] = settings.learning_rate * rate
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout depends on the step alone: see the module's first lines
         batch = [rows[i] for i in schedule[step]]
-        loss = batch_loss(model.train(), tokenizer, batch, task, settings.max_length)
+        loss = batch_loss(model.train(), tokenizer, batch, task, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
+        decay = min(settings.averaging, (step + 1) / (step + 10))  # the first weights are soon forgotten
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                average[name].lerp_(parameter, 1 - decay)
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if (step + 1) % checkpoint_every == 0:
-            save_checkpoint(checkpoint, settings, parameters, optimizer, step + 1, time.perf_counter() - began)
+            save_checkpoint(checkpoint, settings, parameters, average, optimizer, step + 1, time.perf_counter() - began)
     seconds = time.perf_counter() - began
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(average[name])
     model.eval()
     dev = read_rows(data / task.folder / "dev.tsv", task)
     report = {"dev": evaluate(model, tokenizer, dev, task, settings.max_length)}
     if held_out:
         report["held_out"] = evaluate(model, tokenizer, held_out, task, settings.max_length)
     write_model(model, tokenizer, output, settings, len(rows), seconds, report)
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return model
+
+
+def hold_out(rows: list[Row], task: Task, settings: Settings) -> tuple[list[Row], list[Row]]:
+    """Rows to choose settings on, and the rest, cut to ``settings.rows``.
+
+    SST-2's training rows are sentences and phrases out of them. There, whole sentences are held out (the longest quarter
+    of the rows), and every row that is a part of one goes with them: a phrase seen in training would give its sentence away.
+    """
+    random.Random(settings.seed).shuffle(rows)
+    if len(task.columns) > 1 or not settings.holdout:
+        return rows[: settings.holdout], rows[settings.holdout :][: settings.rows]
+    length = [len(row[task.columns[0]]) for row in rows]
+    long_enough = sorted(length)[len(length) * 3 // 4]
+    held_out = [row for row, n in zip(rows, length, strict=True) if n >= long_enough][: settings.holdout]
+    whole = "\n".join(row[task.columns[0]] for row in held_out)
+    rest = [row for row in rows if row[task.columns[0]] not in whole]
+    return held_out, rest[: settings.rows]
 
 
 def pair(row: Row, task: Task) -> list[str]:
@@ -137,17 +168,19 @@ def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:
     return steps[: max(1, wanted)]
 
 
-def batch_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Row], task: Task, max_length: int) -> torch.Tensor:
+def batch_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Row], task: Task, settings: Settings
+) -> torch.Tensor:
     """Mean cross entropy of one batch, computed in bfloat16 where the device has it."""
     device = next(model.parameters()).device
-    inputs = encode(tokenizer, batch, task, max_length).to(device)
+    inputs = encode(tokenizer, batch, task, settings.max_length).to(device)
     labels = torch.tensor([task.labels.index(row["label"]) for row in batch], device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
         logits = model(**inputs).logits
-    return torch.nn.functional.cross_entropy(logits.float(), labels)
+    return torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, batch: list[Row], task: Task, max_length: int):
+def encode(tokenizer: PreTrainedTokenizerBase, batch: list[Row], task: Task, max_length: int) -> BatchEncoding:
     """One padded batch of model inputs."""
     columns = [list(column) for column in zip(*(pair(row, task) for row in batch), strict=True)]
     return tokenizer(*columns, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
@@ -170,12 +203,15 @@ def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: l
     return {"rows": len(rows), "accuracy": round(sum(hits.values()) / len(rows), 4), "per_class": per_class}
 
 
-def save_checkpoint(path: Path, settings: Settings, parameters: dict, optimizer, step: int, seconds: float) -> None:
+def save_checkpoint(
+    path: Path, settings: Settings, parameters: Parameters, average: Weights, optimizer: Optimizer, step: int, seconds: float
+) -> None:
     """Write the state of a run so that a kill at any moment leaves either the old checkpoint or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": asdict(settings),
         "parameters": {name: p.detach().cpu() for name, p in parameters.items()},
+        "average": {name: p.cpu() for name, p in average.items()},
         "optimizer": optimizer.state_dict(),
         "step": step,
         "seconds": seconds,
@@ -184,8 +220,8 @@ def save_checkpoint(path: Path, settings: Settings, parameters: dict, optimizer,
     path.with_suffix(".new").replace(path)
 
 
-def restore(path: Path, settings: Settings, parameters: dict, optimizer) -> tuple[int, float]:
-    """Load a checkpoint into parameters and optimizer; the step to go on with and the seconds already spent."""
+def restore(path: Path, settings: Settings, parameters: Parameters, average: Weights, optimizer: Optimizer) -> tuple[int, float]:
+    """Load a checkpoint into parameters, their average and optimizer; the step to go on with and the seconds already spent."""
     if not path.is_file():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
@@ -195,12 +231,21 @@ def restore(path: Path, settings: Settings, parameters: dict, optimizer) -> tupl
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["parameters"][name])
+            average[name].copy_(state["average"][name])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["seconds"]
 
 
-def write_model(model, tokenizer, output: Path, settings: Settings, rows: int, seconds: float, report: dict) -> None:
-    """A folder that `attattr.load` takes: the adapter in float16, or the whole model; and ``training.json`` beside it."""
+def write_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    settings: Settings,
+    rows: int,
+    seconds: float,
+    accuracy: dict[str, dict],
+) -> None:
+    """A folder that `attattr.load` takes: adapter (float16) or whole model, ``training.json``, and a model card."""
     from safetensors.torch import load_file, save_file
 
     output.mkdir(parents=True, exist_ok=True)
@@ -208,24 +253,66 @@ def write_model(model, tokenizer, output: Path, settings: Settings, rows: int, s
     weights = output / ("adapter_model.safetensors" if settings.rank else "model.safetensors")
     if settings.rank:
         save_file({name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-        (output / "README.md").unlink(missing_ok=True)  # peft's empty template; the card is written from training.json
-        config = json.loads((output / "adapter_config.json").read_text())
-        config["base_model_name_or_path"] = settings.base or "sentence-transformers/all-MiniLM-L6-v2"
-        (output / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        trim_adapter_config(output / "adapter_config.json", settings)
     else:
         tokenizer.save_pretrained(output)
     record = asdict(settings) | {
         "rows_trained": rows,
         "seconds": round(seconds),
         "sha256": sha256(weights.read_bytes()).hexdigest(),
-        "accuracy": report,
+        "accuracy": accuracy,
         "versions": versions(),
     }
     (output / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (output / "README.md").write_text(model_card(record), encoding="utf-8")
+
+
+def trim_adapter_config(path: Path, settings: Settings) -> None:
+    """Keep what every version of peft knows; the rest are defaults of the version that trained it, and paths of this machine."""
+    config = json.loads(path.read_text())
+    known = ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "target_modules", "modules_to_save", "inference_mode")
+    kept = {name: sorted(config[name]) if isinstance(config[name], list) else config[name] for name in known}
+    kept["base_model_name_or_path"] = settings.base or BASE_HUB_ID
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def model_card(record: dict) -> str:
+    """What the model is, how it was made, and how good it is, in Markdown; everything in it comes from the record."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    changed = {name: record[name] for name in defaults if name not in ("task", "files", "base") and record[name] != defaults[name]}
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    command = (
+        f"python -m attattr finetune --task {record['task']} --files {' '.join(record['files'])} --data FOLDER --output FOLDER{options}"
+    )
+    rows = [
+        f"| {split.replace('_', ' ')} | {found['rows']} | {found['accuracy']:.3f} | "
+        + ", ".join(f"{label} {value:.3f}" for label, value in found["per_class"].items())
+        + " |"
+        for split, found in record["accuracy"].items()
+    ]
+    kind = f"LoRA adapter (rank {record['rank']})" if record["rank"] else "fully fine-tuned model"
+    return "\n".join(
+        [
+            f"# {record['task']}: {kind} for {record['base'] or BASE_HUB_ID}",
+            "",
+            f"Made by `{command}`",
+            "",
+            f"Trained on {record['rows_trained']} rows ({', '.join(record['files'])}), {record['epochs']:g} epochs, batches of "
+            f"{record['batch_size']}, learning rate {record['learning_rate']:g}, seed {record['seed']}, in {record['seconds']} seconds with "
+            + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+            + ".",
+            "",
+            "| split | rows | accuracy | per gold class |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "The held-out rows are a part of the training files that was not trained on. Settings were chosen there, never on dev.",
+            f"Weights: sha256 {record['sha256']}.",
+            "",
+        ]
+    )
 
 
 def versions() -> dict[str, str]:
     """What this machine runs on, for the provenance of a result."""
-    from importlib.metadata import version
-
     return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "peft")}

@@ -66,9 +66,12 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    card = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    record = folder / "training.json"
+    if not record.is_file():
+        raise OSError(f"missing {record}, the record that `python -m attattr finetune` writes beside an adapter")
+    card = json.loads(record.read_text(encoding="utf-8"))
     check_sha256(folder / "adapter_model.safetensors", card["sha256"])
-    model, tokenizer = load_base(TASKS[card["task"]])
+    model, tokenizer = load_base(TASKS[card["task"]], card["base"])
     try:
         with quiet():
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

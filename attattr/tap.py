@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -68,7 +69,9 @@ def tapped(model: nn.Module, handler: Handler) -> Iterator[None]:
     name = f"attattr-{id(handler)}"
     calls = [0]
 
-    def attention_function(module, query, key, value, attention_mask, **options):
+    def attention_function(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
         # The model family's own plain attention, so that its peculiarities (grouped keys, soft caps, biases) are kept.
         context, attention = family_attention(module)(module, query, key, value, attention_mask, **options)
         heads_per_value = attention.shape[1] // value.shape[1]
@@ -76,10 +79,11 @@ def tapped(model: nn.Module, handler: Handler) -> Iterator[None]:
         calls[0] += 1
         return context, attention
 
-    def restart(*_):
+    def restart(*_: Any) -> None:
         calls[0] = 0
 
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation_internal")}
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     AttentionInterface.register(name, attention_function)
     AttentionMaskInterface.register(name, eager_mask)  # without a mask function of the same name, padding is silently ignored
@@ -176,7 +180,9 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
             "DeBERTa-v2 and XLNet do not)"
         )
     if not torch.isfinite(logits).all():
-        raise ValueError(f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN")
+        raise ValueError(
+            f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
+        )
     attention, value, context, owner = zip(*seen, strict=True)
     return Recording(attention, value, context, logits, dict(inputs), *blocks_of(model, owner, entered))
 
@@ -231,7 +237,7 @@ def replay(model: nn.Module, recording: Recording, branches: Branches) -> tuple[
         active = max(active, 1)  # some models cannot run on no rows at all: the first branch then comes along too early, in vain
         joining = recording.hidden[block][branches.example[first:active]]
 
-        def narrow(argument):  # masks, position embeddings: whatever carries one entry for each branch
+        def narrow(argument: Any) -> Any:  # masks, position embeddings: whatever carries one entry for each branch
             return argument[:active] if isinstance(argument, Tensor) and argument.ndim > 1 and argument.shape[0] == rows else argument
 
         if arguments:

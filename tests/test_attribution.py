@@ -58,7 +58,8 @@ def captum_scores(model, batch, target, method, steps):
 
 
 @pytest.mark.parametrize(
-    ("method", "steps", "theirs"), [("riemann", 20, "riemann_right"), ("riemann-left", 64, "riemann_left"), ("gauss-legendre", 8, "gausslegendre")]
+    ("method", "steps", "theirs"),
+    [("riemann", 20, "riemann_right"), ("riemann-left", 64, "riemann_left"), ("gauss-legendre", 8, "gausslegendre")],
 )
 def test_equals_captum_on_the_attention_matrix(sst2, method, steps, theirs):
     model, tokenizer = sst2
@@ -136,7 +137,9 @@ def test_a_gated_head_has_no_scores_and_permuted_heads_permute_them():
     silenced = integrate(model, tap.record(model, batch), targets, [rule("gauss-legendre", 4)], 1e-2).scores
     assert silenced[0, 1, 1].abs().max() == 0
     with torch.no_grad():
-        model.bert.encoder.layer[1].attention.output.dense.weight[:, 8:16] = bert().bert.encoder.layer[1].attention.output.dense.weight[:, :8]
+        model.bert.encoder.layer[1].attention.output.dense.weight[:, 8:16] = (
+            bert().bert.encoder.layer[1].attention.output.dense.weight[:, :8]
+        )
     permuted = integrate(model, tap.record(model, batch), targets, [rule("gauss-legendre", 4)], 1e-2).scores
     assert torch.allclose(permuted, scores[:, :, order], atol=1e-6)
 
@@ -180,7 +183,9 @@ def test_auto_certifies_itself_against_a_much_finer_rule(sst2):
     texts = sorted(attattr.examples("sst2")["sentence"], key=len)[10:60:5]
     found = attattr.attribute(*sst2, texts)
     reference = attattr.attribute(*sst2, texts, steps=96)
-    errors = torch.stack([(a.scores - b.scores).flatten(1).norm(dim=1) / b.scores.flatten(1).norm(dim=1) for a, b in zip(found, reference, strict=True)])
+    errors = torch.stack(
+        [(a.scores - b.scores).flatten(1).norm(dim=1) / b.scores.flatten(1).norm(dim=1) for a, b in zip(found, reference, strict=True)]
+    )
     reported = torch.stack([a.error for a in found])
     assert (errors <= reported).float().mean() >= 0.95
     assert errors.median() <= 1e-3

@@ -31,12 +31,17 @@ def test_all_weights_of_a_rule_sum_to_one(method, steps):
     assert np.allclose(rule(method, steps).weights.sum(1), 1)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("gauss-legendre", n) for n in (5, 6, 10, 20)] + [(m, n) for m in METHODS[1:] for n in (10, 20, 64)])
+@pytest.mark.parametrize(
+    ("method", "steps"), [("gauss-legendre", n) for n in (5, 6, 10, 20)] + [(m, n) for m in METHODS[1:] for n in (10, 20, 64)]
+)
 def test_the_error_is_within_the_estimate(method, steps):
     # Derivatives of logistic steps, as along the path of a saturating softmax: their integrals are known exactly.
     current = rule(method, steps)
     alpha = current.nodes[:, None]
-    sharpness, centre = (grid.flatten() for grid in torch.meshgrid(torch.linspace(0.5, 16, 20).double(), torch.linspace(-0.5, 1.5, 20).double(), indexing="ij"))
+    sharpness, centre = (
+        grid.flatten()
+        for grid in torch.meshgrid(torch.linspace(0.5, 16, 20).double(), torch.linspace(-0.5, 1.5, 20).double(), indexing="ij")
+    )
     step = torch.sigmoid(sharpness * (alpha - centre))
     exact = torch.sigmoid(sharpness * (1 - centre)) - torch.sigmoid(-sharpness * centre)
     results = current.weights @ (sharpness * step * (1 - step))

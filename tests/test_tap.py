@@ -84,7 +84,9 @@ def test_replay_runs_only_the_layers_above():
     model = bert(layers=4)
     recording = tap.record(model, inputs([6]))
     seen = []
-    hooks = [layer.register_forward_pre_hook(lambda m, a, n=n: seen.append((n, len(a[0])))) for n, layer in enumerate(model.bert.encoder.layer)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, a, n=n: seen.append((n, len(a[0])))) for n, layer in enumerate(model.bert.encoder.layer)
+    ]
     branches = tap.Branches(torch.zeros(30, dtype=torch.long), torch.arange(30) // 10 + 1, torch.ones(30))
     with torch.no_grad():
         tap.replay(model, recording, branches)

@@ -24,7 +24,14 @@ WORDS = 40
 def bert(layers: int = 3, heads: int = 4, **options) -> BertForSequenceClassification:
     """A random BERT that attends sharply enough for its attention to matter."""
     config = BertConfig(
-        vocab_size=WORDS, hidden_size=32, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=48, num_labels=3, initializer_range=0.15, **options
+        vocab_size=WORDS,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=48,
+        num_labels=3,
+        initializer_range=0.15,
+        **options,
     )
     torch.manual_seed(0)
     return BertForSequenceClassification(config).eval()

@@ -1,0 +1,83 @@
+"""The embedded models load, unlike anything damaged, swapped or unknown."""
+
+import shutil
+
+import pytest
+import torch
+
+import attattr
+from attattr import pretrained
+
+
+def copy_of_the_adapter(tmp_path):
+    return shutil.copytree(attattr.data.data_folder() / "models" / "sst2", tmp_path / "adapter")
+
+
+def test_an_embedded_model_is_a_plain_transformers_model_in_eval_mode():
+    model, tokenizer = attattr.load("sst2")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert not any(module.training for module in model.modules())
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    with torch.no_grad():
+        for text, label in (("a warm , funny and wonderfully acted film .", 1), ("a dull , lifeless and badly acted mess .", 0)):
+            assert int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
+
+
+def test_loading_twice_gives_the_same_weights():
+    first, second = (attattr.load("sst2")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_damaged_adapter_is_refused(tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    weights = folder / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(OSError, match=r"damaged or swapped weight file .*adapter_model\.safetensors"):
+        attattr.load(folder)
+
+
+def test_a_missing_adapter_file_is_refused(tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"missing weight file .*adapter_model\.safetensors"):
+        attattr.load(folder)
+
+
+def test_an_adapter_without_its_record_is_refused(tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    (folder / "training.json").unlink()
+    with pytest.raises(OSError, match=r"training\.json"):
+        attattr.load(folder)
+
+
+def test_a_damaged_base_is_refused(monkeypatch):
+    monkeypatch.setattr(pretrained, "BASE_SHA256", "0" * 64)
+    with pytest.raises(OSError, match=r"model\.safetensors: its sha256 is 53aa51.*expected 000"):
+        attattr.load("sst2")
+
+
+def test_without_the_package_the_base_is_the_pinned_hub_revision(monkeypatch):
+    monkeypatch.setattr(pretrained, "BASE_PACKAGE", "no_such_package")
+    assert pretrained.embedded_base() == ("sentence-transformers/all-MiniLM-L6-v2", pretrained.BASE_REVISION)
+
+
+@pytest.mark.parametrize("name", ["sst-2", "no/such-model", "nothing here"])
+def test_unknown_names_are_refused(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"cannot load .*'mnli', 'mrpc', 'rte', 'sst2'"):
+        attattr.load(name)
+
+
+def test_a_task_without_an_adapter_yet_is_named():
+    with pytest.raises(ValueError, match=r"no adapter for task 'rte'.*'sst2'"):
+        attattr.load("rte")
+
+
+def test_loading_leaves_the_settings_of_transformers_alone():
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    attattr.load("sst2")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
