@@ -41,6 +41,7 @@ class Recording:
     blocks: tuple[nn.Module, ...]
     block_calls: tuple[int, ...]
     hidden: tuple[Tensor, ...]
+    first_row_only: bool  # nothing but the first token's row of the last layer can reach the logits
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
             f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
         )
     attention, value, context, owner = zip(*seen, strict=True)
-    return Recording(attention, value, context, logits, dict(inputs), *blocks_of(model, owner, entered))
+    blocks = blocks_of(model, owner, entered)
+    return Recording(attention, value, context, logits, dict(inputs), *blocks, reads_first_row_only(model, inputs, blocks[0], logits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +205,27 @@ def blocks_of(model: nn.Module, owner: Sequence[Block | None], entered: Sequence
     found = [block for block in owner if block is not None and isinstance(block.hidden, Tensor)]
     if len(found) < len(owner) or getattr(model.config, "is_encoder_decoder", False):
         return (), (), ()
-    modules = {block.module for block in found}
+    modules = dict.fromkeys(block.module for block in found)
     calls = [block for block in entered if block.module in modules]
     return tuple(modules), tuple(calls.index(block) for block in found), tuple(block.hidden for block in calls)
+
+
+def reads_first_row_only(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], logits: Tensor) -> bool:
+    """Whether the logits stay what they are when all rows but the first of the last block's output are made NaN.
+
+    Asked only of blocks that are built like BERT's, where `replay` can save the last layer's work on rows that nobody reads.
+    """
+    if not blocks or len(set(blocks)) < 2 or not hasattr(getattr(blocks[-1], "attention", None), "output"):
+        return False
+
+    def spoil(module: nn.Module, arguments: tuple, output: Any) -> Any:
+        rows = output if isinstance(output, Tensor) else output[0]
+        spoilt = torch.cat([rows[:, :1], torch.full_like(rows[:, 1:], torch.nan)], dim=1)
+        return spoilt if isinstance(output, Tensor) else (spoilt, *output[1:])
+
+    with evaluating(model), torch.no_grad(), ExitStack() as stack:
+        stack.callback(blocks[-1].register_forward_hook(spoil).remove)
+        return torch.allclose(model(**inputs).logits, logits, atol=1e-4)
 
 
 def replay(model: nn.Module, recording: Recording, branches: Branches) -> tuple[Float[Tensor, "R C"], list[Tensor]]:
@@ -247,6 +267,9 @@ def replay(model: nn.Module, recording: Recording, branches: Branches) -> tuple[
     with evaluating(model), ExitStack() as stack:
         for block in recording.blocks:
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        if recording.first_row_only:  # what follows the last attention is done for that row alone
+            output = recording.blocks[-1].get_submodule("attention.output")
+            stack.callback(output.register_forward_pre_hook(lambda _, arguments: tuple(a[:, :1] for a in arguments)).remove)
         stack.enter_context(tapped(model, take))
         logits = model(**{name: tensor[branches.example] for name, tensor in recording.inputs.items()}).logits
     return logits, leaves

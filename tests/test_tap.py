@@ -1,6 +1,7 @@
 """The tap: what it records is what the model did, what it changes is undone, and paddings do not leak."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -94,6 +95,35 @@ def test_replay_runs_only_the_layers_above():
         hook.remove()
     # Hooks of ours run after the tap's: they see the narrowed batch. Layer 0 carries one row in vain.
     assert [rows for _, rows in seen] in ([30, 1, 10, 20], [1, 10, 20, 30])
+
+
+def test_rows_that_nobody_reads_are_detected_and_left_out():
+    batch = inputs([6, 4])
+    read = {name: tap.record(family(name), batch).first_row_only for name in FAMILIES}
+    assert read == {"bert": True, "roberta": True, "distilbert": False, "albert": False, "gpt2": False, "llama": False}
+    model = bert()
+    branches = tap.Branches(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.3, 0.6, 0.9]))
+    widths = []
+    model.bert.encoder.layer[-1].intermediate.register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[1]))
+    recording = tap.record(model, batch)
+    short, _ = tap.replay(model, recording, branches)
+    full, _ = tap.replay(model, dataclasses.replace(recording, first_row_only=False), branches)
+    assert widths[-2:] == [1, 6]
+    assert torch.allclose(short, full, atol=1e-6)
+
+
+def test_a_model_that_reads_other_rows_is_replayed_in_full():
+    class MeanPooled(torch.nn.Module):
+        def forward(self, hidden_states):
+            return hidden_states.mean(1)
+
+    model = bert()
+    model.bert.pooler = MeanPooled()
+    recording = tap.record(model, inputs([6]))
+    assert not recording.first_row_only
+    with torch.no_grad():
+        logits, _ = tap.replay(model, recording, tap.Branches(torch.tensor([0]), torch.tensor([2]), torch.ones(1)))
+    assert torch.allclose(logits, recording.logits, atol=1e-5)
 
 
 def test_gates_multiply_contexts_per_head_and_per_row():
