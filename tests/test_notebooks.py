@@ -1,0 +1,93 @@
+"""The chapters' files as git keeps them: small, stripped, and with the cells that publishing and Colab need."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+sys.path.append(str(ROOT / "book" / "_ext"))
+from notebooks import CHECKED, INSTALL, LOCAL_URL, PUBLISHED_INSTALL, chapters, publish, read, stripped, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nbformat import NotebookNode
+
+MAX_BYTES = 300_000
+MAX_LINES = 15
+FORBIDDEN = ("pio.renderers", "renderers.default", "FigureWidget", "os.chdir", "!pip", "%pip", "!wget")
+
+
+@pytest.fixture(params=chapters(), ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def chapter(path: Path) -> NotebookNode:
+    return read(path)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def test_there_are_chapters() -> None:
+    assert chapters()
+
+
+def test_a_chapter_is_valid_small_and_stripped(path: Path, chapter: NotebookNode) -> None:
+    nbformat.validate(chapter)
+    assert path.stat().st_size < MAX_BYTES
+    assert chapter == stripped(chapter), "run `make outputs`"
+    ids = [cell.id for cell in chapter.cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_checked_cell_has_an_output_to_check(chapter: NotebookNode) -> None:
+    for cell in code_cells(chapter):
+        assert CHECKED not in tags(cell) or cell.outputs, f"cell {cell.id} is checked, yet has no output: run `make outputs`"
+
+
+def test_the_first_code_cell_installs_in_colab_and_names_no_repository(chapter: NotebookNode) -> None:
+    first = code_cells(chapter)[0]
+    assert first.source == INSTALL
+    assert "remove-cell" in tags(first)
+
+
+def test_long_code_is_folded(chapter: NotebookNode) -> None:
+    for cell in code_cells(chapter):
+        folded = {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags(cell))
+        assert folded or len(cell.source.splitlines()) <= MAX_LINES, f"cell {cell.id}: more than {MAX_LINES} lines, tag it hide-input"
+
+
+def test_live_cells_leave_no_dead_output_on_the_page(chapter: NotebookNode) -> None:
+    for cell in code_cells(chapter):
+        assert "run-live" not in tags(cell) or "remove-output" in tags(cell), f"cell {cell.id}: run-live without remove-output"
+
+
+def test_chapters_leave_renderer_and_environment_alone(chapter: NotebookNode) -> None:
+    for cell in code_cells(chapter):
+        assert not [word for word in FORBIDDEN if word in cell.source], cell.id
+
+
+def test_publishing_fills_in_repository_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
+    copy = tmp_path / "book" / "01.ipynb"
+    copy.touch()
+    write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(INSTALL)]), copy)
+    monkeypatch.setattr("notebooks.BOOK", tmp_path / "book")
+    publish("someone/fork", "abc123")
+    assert read(copy).cells[0].source == PUBLISHED_INSTALL.format(repository="someone/fork", commit="abc123")
+    config = (tmp_path / "_config.yml").read_text()
+    assert "https://github.com/someone/fork" in config
+    assert LOCAL_URL not in config
