@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     again = commands.add_parser("reproduce", help="compute a dataset-scale result; killed, it goes on where it stopped")
     again.add_argument("name", choices=sorted(RESULTS))
     again.add_argument("--data", type=Path, required=True, help="folder of real data")
-    again.add_argument("--tasks", nargs="+", default=["sst2", "mnli"])
-    again.add_argument("--rows", type=int, default=200, help="rows of each task")
+    again.add_argument("--task", required=True)
+    again.add_argument("--rows", type=int, default=200)
     again.add_argument("--seed", type=int, default=0)
     again.add_argument("--output", type=Path, default=data_folder() / "results")
     return main_parser
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
             model, tokenizer = load(options["model"] or task.name, options["device"])
             print(json.dumps(evaluate(model, tokenizer, read_rows(path, task), task), indent=1))
         case "reproduce":
-            run = Run(options["data"], tuple(options["tasks"]), options["rows"], options["seed"], options["output"])
-            print(reproduce(options["name"], run))
+            name = options.pop("name")
+            print(reproduce(name, Run(**options)))
 
 
 if __name__ == "__main__":

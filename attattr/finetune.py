@@ -256,6 +256,7 @@ def write_model(
         trim_adapter_config(output / "adapter_config.json", settings)
     else:
         tokenizer.save_pretrained(output)
+    weights.chmod(0o644)
     record = asdict(settings) | {
         "rows_trained": rows,
         "seconds": round(seconds),
@@ -297,16 +298,15 @@ def model_card(record: dict) -> str:
             "",
             f"Made by `{command}`",
             "",
-            f"Trained on {record['rows_trained']} rows ({', '.join(record['files'])}), {record['epochs']:g} epochs, batches of "
-            f"{record['batch_size']}, learning rate {record['learning_rate']:g}, seed {record['seed']}, in {record['seconds']} seconds with "
-            + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-            + ".",
+            f"Trained on {record['rows_trained']} rows ({', '.join(record['files'])}), {record['epochs']:g} epochs, "
+            f"batches of {record['batch_size']}, learning rate {record['learning_rate']:g}, seed {record['seed']}, "
+            f"in {record['seconds']} seconds with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".",
             "",
             "| split | rows | accuracy | per gold class |",
             "|---|---|---|---|",
             *rows,
             "",
-            "The held-out rows are a part of the training files that was not trained on. Settings were chosen there, never on dev.",
+            "The held-out rows are a part of the training files that was not trained on.",
             f"Weights: sha256 {record['sha256']}.",
             "",
         ]

@@ -143,7 +143,7 @@ def test_evaluate_prints_json(capsys):
         (["finetune", "--task", "sst", "--files", "x.tsv", "--data", ".", "--output", "OUT"], "unknown task 'sst'"),
         (["finetune", "--task", "sst2", "--files", "x.tsv", "--data", ".", "--output", "OUT"], "no file x.tsv"),
         (["evaluate", "--task", "sst2", "--model", "nothing/here"], "cannot load 'nothing/here'"),
-        (["reproduce", "certificate", "--data", "nowhere"], "no file nowhere/SST-2/dev.tsv"),
+        (["reproduce", "certificate", "--task", "sst2", "--data", "nowhere"], "no file nowhere/SST-2/dev.tsv"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):

@@ -93,7 +93,7 @@ def test_the_wheel_loads_its_model_examples_and_results_outside_the_checkout(ins
 import json, attattr
 model, tokenizer = attattr.load("sst2")
 att = attattr.attribute(model, tokenizer, "a warm and funny film .", steps=2)
-print(json.dumps([attattr.__file__, att.label, len(attattr.examples("sst2")), sorted(attattr.result("certificate"))]))
+print(json.dumps([attattr.__file__, att.label, len(attattr.examples("sst2")), sorted(attattr.result("certificate-sst2"))]))
 """
     environment = os.environ | {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
     found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
