@@ -33,7 +33,13 @@ def signed(values: np.ndarray, limit: float) -> np.ndarray:
 def colorbar(limit: float, levels: int, title: str, diverging: bool = False) -> dict:
     """A colour bar whose ticks name the values that the quantised levels stand for."""
     ticks = np.linspace(-1 if diverging else 0, 1, 5)
-    return {"title": {"text": title}, "tickvals": list(ticks * levels), "ticktext": [f"{tick * limit:.2g}" for tick in ticks], "len": 0.9, "thickness": 14}
+    return {
+        "title": {"text": title},
+        "tickvals": list(ticks * levels),
+        "ticktext": [f"{tick * limit:.2g}" for tick in ticks],
+        "len": 0.9,
+        "thickness": 14,
+    }
 
 
 def frame_slider(labels: Sequence[str], prefix: str, active: int = 0) -> dict:

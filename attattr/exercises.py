@@ -1,0 +1,125 @@
+"""The visible checks that readers run on their answers.
+
+Each check takes the reader's function. Not filled in yet (it returns ``...``): the check says so and lets the notebook
+go on. Wrong: an ``AssertionError`` shows what was expected and what came. Right: the check says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .attribution import Attribution
+
+
+def report(name: str, got: object, expected: object, right: bool) -> None:
+    """Print or raise the verdict on one answer."""
+    if got is ...:
+        print(f"{name}: not filled in yet")
+        return
+    assert right, f"{name}: expected {expected}, got {got}"
+    print(f"{name}: right")
+
+
+def check_right_sums(right_sums: Callable[[Callable[[float], Tensor], int], Tensor]) -> None:
+    """Exercise 3.1: ``right_sums(gradient, m)`` is the mean of ``gradient(α)`` at α = 1/m, 2/m ... 1 (chapter 3)."""
+    for steps in (1, 4, 20):
+        got = right_sums(lambda alpha: torch.tensor([alpha, alpha**2]), steps)
+        expected = torch.tensor([(steps + 1) / (2 * steps), (steps + 1) * (2 * steps + 1) / (6 * steps**2)])
+        right = isinstance(got, Tensor) and bool(torch.allclose(got.float(), expected, atol=1e-5))
+        if got is ... or not right:
+            break
+    report("Exercise 3.1", got, f"{expected.tolist()} for the gradient (α, α²) and m = {steps}", right)
+
+
+def check_completeness_gap(completeness_gap: Callable[[Attribution], Tensor]) -> None:
+    """Exercise 3.2: ``completeness_gap(att)`` is |Σ Attr - (F(A) - F(0))| for each layer, "L" (chapter 3)."""
+    scores = torch.tensor([[[[0.5, -0.25], [0.0, 0.25]]], [[[0.1, 0.1], [0.1, 0.1]]]])  # 2 layers, 1 head, 2 tokens
+    zero = torch.zeros(2)
+    att = Attribution(
+        scores=scores,
+        attention=scores.abs(),
+        tokens=("a", "b"),
+        text="a b",
+        target=0,
+        label="yes",
+        probabilities=torch.tensor([0.9, 0.1]),
+        difference=torch.tensor([0.75, 0.4]),
+        completeness=zero,
+        error=zero,
+        evaluations=torch.ones(2, dtype=torch.long),
+        method="riemann",
+        tolerance=0.01,
+    )
+    expected = torch.tensor([0.25, 0.0])
+    got = completeness_gap(att)
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got, expected, atol=1e-6))
+    report("Exercise 3.2", got, f"{expected.tolist()}, one number for each of the two layers", right)
+
+
+def check_trapezoid(trapezoid: Callable[[Callable[[float], Tensor], int], Tensor]) -> None:
+    """Exercise 3.3: ``trapezoid(gradient, m)`` is the mean of the left and the right sum, from m + 1 gradients (chapter 3)."""
+    for steps in (1, 5):
+        asked: list[float] = []
+
+        def gradient(alpha: float, asked: list[float] = asked) -> Tensor:
+            asked.append(alpha)
+            return torch.tensor(alpha**2)
+
+        got = trapezoid(gradient, steps)
+        expected = 1 / 3 + 1 / (6 * steps**2)
+        right = got is not ... and abs(float(got) - expected) < 1e-5 and len(asked) == steps + 1
+        if not right:
+            break
+    answer = got if got is ... else f"{float(got):.5f} from {len(asked)} gradients"
+    report("Exercise 3.3", answer, f"{expected:.5f} from {steps + 1} gradients", right)
+
+
+def check_context(context: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1.1: ``context(attention, value)`` is A V of every head, "B N H d" (chapter 1)."""
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(2, 3, 4, 4, generator=generator).softmax(-1)
+    value = torch.randn(2, 3, 4, 5, generator=generator)
+    expected = torch.stack([(attention[:, :, i, :, None] * value).sum(2) for i in range(4)], dim=1)
+    got = context(attention, value)
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got, expected, atol=1e-5))
+    if isinstance(got, Tensor) and got.shape != expected.shape:
+        report("Exercise 1.1", f"shape {tuple(got.shape)}", f"shape {tuple(expected.shape)} (B N H d)", False)
+    report("Exercise 1.1", got, expected, right)
+
+
+def check_swap_first_row(swap_first_row: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1.2: ``swap_first_row(context, donor)`` takes the row of [CLS] from ``donor`` (chapter 1)."""
+    context, donor = torch.zeros(1, 3, 2, 2), torch.ones(1, 4, 2, 2)
+    got = swap_first_row(context, donor)
+    expected = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(1, 3, 2, 2)
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool((got == expected).all())
+    if context.any() or not donor.all():
+        report("Exercise 1.2", "changed inputs", "inputs left as they are", False)
+    report("Exercise 1.2", got, f"ones in row 0 and zeros elsewhere, shape {tuple(expected.shape)}", right)
+
+
+def check_share_on(share_on: Callable[[Tensor, Sequence[str], str], float]) -> None:
+    """Exercise 2.1: ``share_on(scores, tokens, token)`` is the share of the scores' size that goes to a token (chapter 2)."""
+    scores = torch.tensor([[3.0, -1.0, 0.0], [0.0, 2.0, -2.0], [0.0, 0.0, 0.0]])[None, None]  # sizes of the columns: 3, 3, 2
+    for tokens, token, expected in ((("a", "b", "c"), "c", 0.25), (("a", "b", "a"), "a", 0.625), (("a", "b", "c"), "x", 0.0)):
+        got = share_on(scores, tokens, token)
+        right = got is not ... and abs(float(got) - expected) < 1e-6
+        if not right:
+            break
+    report("Exercise 2.1", got, f"{expected} for {token!r} among {tokens}, with scores {scores[0, 0].tolist()}", right)
+
+
+def check_without_largest(without_largest: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """Exercise 2.2: ``without_largest(attention, scores, count)`` sets the connections with the largest scores to zero (chapter 2)."""
+    attention, scores = torch.tensor([[0.5, 0.5], [0.2, 0.8]]), torch.tensor([[0.1, 0.4], [-0.9, 0.3]])
+    for count, expected in ((0, attention.clone()), (2, torch.tensor([[0.5, 0.0], [0.2, 0.0]]))):
+        got = without_largest(attention, scores, count)
+        right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got, expected))
+        if not right:
+            break
+    if not attention.all():
+        report("Exercise 2.2", "a changed input", "attention left as it is", False)
+    report("Exercise 2.2", got, f"{expected.tolist()} for count = {count} and scores {scores.tolist()}", right)

@@ -1,0 +1,20 @@
+"""Plotly figures, one function for each figure of the book. They take results and return ``go.Figure``; none is shown."""
+
+from .convergence import cancellation_figure, convergence_figure, path_figure, steps_figure
+from .heads import agreement_figure, cutting_figure, gates_figure, head_figure, maps_figure, sheets_figure, token_paths_figure
+from .sentence import sentence_figure
+
+__all__ = [
+    "agreement_figure",
+    "cancellation_figure",
+    "convergence_figure",
+    "cutting_figure",
+    "gates_figure",
+    "head_figure",
+    "maps_figure",
+    "path_figure",
+    "sentence_figure",
+    "sheets_figure",
+    "steps_figure",
+    "token_paths_figure",
+]

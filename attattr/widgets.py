@@ -1,0 +1,137 @@
+"""Live explorers, for readers with a kernel: they compute while you type and drag.
+
+The pattern, *draw as HTML*: a picture in a widget is an ``ipywidgets.HTML`` whose value is SVG text (``attattr.svg``),
+and an update of the picture is an update of that value. A Plotly figure inside an ``ipywidgets.Output`` would not draw
+in Colab (googlecolab/colabtools#5889), showing it again there doubles it (#2020), and ``FigureWidget`` wants a widget
+manager from another host. Text needs nothing: no script, no output area, no network. So the same explorer works in
+Colab, JupyterLab, VS Code and offline, and its saved state still shows the last picture.
+
+Bad input never ends in a traceback: the explorer says under its controls what was wrong, and keeps the last picture.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from . import svg
+from .attribution import Attribution, attribute
+from .display import certificate
+from .encoding import Text, check_texts
+from .figures.heads import head_name, largest, strongest_head
+from .figures.style import token_labels
+from .quadrature import METHODS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EXAMPLE = "there is not a dull moment in this film ."
+MAX_TOKENS = 48  # more would make cells too small to point at
+REFERENCE_STEPS = 32  # of Gauss-Legendre: what `steps_explorer` takes as the truth
+WAIT = "computing ..."
+
+
+def head_browser(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+    """Attention and attribution of any head, for a sentence of your own: Figure 2.1, live.
+
+    Two sentences for a task of pairs are written in one line, with ``||`` between them. Starts at the head with the
+    largest score.
+    """
+    explain = explainer(model, tokenizer)
+    start, _ = explain(as_line(text))
+    layer, head = strongest_head(start.scores)
+    layers, heads = start.scores.shape[:2]
+    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
+    show = ipywidgets.ToggleButtons(options=["attention", "attribution"], description="Show")
+    at_layer = ipywidgets.IntSlider(layer, 0, layers - 1, description="Layer")
+    at_head = ipywidgets.IntSlider(head, 0, heads - 1, description="Head")
+
+    def picture() -> tuple[str, str]:
+        att, doubt = explain(sentence.value)
+        labels, at = token_labels(att.tokens), (at_layer.value, at_head.value)
+        if show.value == "attention":
+            drawn = svg.heatmap(att.attention[at], labels, labels, f"attention, {head_name(*at)}", 1.0, "{:.0%}".format)
+        else:
+            limit = largest(att.scores)
+            drawn = svg.heatmap(att.scores[at], labels, labels, f"attribution, {head_name(*at)}", limit, "{:+.2g}".format, diverging=True)
+        return drawn, f"{decision(att)} {doubt or certificate(att)}"
+
+    return explorer([sentence, show, at_layer, at_head], picture)
+
+
+def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+    """The scores of one layer as the rule and its number of steps change, and how wrong they are (chapter 3), live."""
+    explain = explainer(model, tokenizer)
+    truth, _ = explain(as_line(text), "gauss-legendre", REFERENCE_STEPS)
+    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
+    method = ipywidgets.Dropdown(options=METHODS, value="riemann", description="Rule")
+    steps = ipywidgets.IntSlider(4, 1, 64, description="Steps", continuous_update=False)
+    at_layer = ipywidgets.IntSlider(int(truth.difference.abs().argmax()), 0, len(truth.scores) - 1, description="Layer")
+
+    def picture() -> tuple[str, str]:
+        truth, _ = explain(sentence.value, "gauss-legendre", REFERENCE_STEPS)
+        att, _ = explain(sentence.value, method.value, steps.value)
+        layer, labels = at_layer.value, token_labels(att.tokens)
+        total = att.scores[layer].sum(0)
+        title = f"attribution, layer {layer}, all heads: {method.value}, {steps.value} steps"
+        drawn = svg.heatmap(total, labels, labels, title, largest(truth.scores[layer].sum(0)), "{:+.2g}".format, diverging=True)
+        wrong = float((att.scores[layer] - truth.scores[layer]).norm() / largest(truth.scores[layer].norm()))
+        return drawn, (
+            f"{decision(att)} Layer {layer}: the scores sum to {float(att.scores[layer].sum()):+.4f}, F(A) - F(0) is "
+            f"{float(att.difference[layer]):+.4f}: completeness gap {float(att.completeness[layer]):.1e}. Estimated relative error "
+            f"{float(att.error[layer]):.1e}, true {wrong:.1e} (against {REFERENCE_STEPS} Gauss-Legendre nodes)."
+        )
+
+    return explorer([sentence, method, steps, at_layer], picture)
+
+
+def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[Attribution, str]]:
+    """A function from a line of text (and method, steps) to its attribution and to a warning, or ""; it remembers the last ones."""
+
+    @lru_cache(maxsize=16)
+    def explain(line: str, method: str = "gauss-legendre", steps: int | str = "auto") -> tuple[Attribution, str]:
+        first, bar, second = line.partition("||")
+        text: Text = (first.strip(), second.strip()) if bar else line
+        check_texts(text)
+        count = len(tokenizer(first, second if bar else None)["input_ids"])
+        if count > MAX_TOKENS:
+            raise ValueError(f"a text of {count} tokens: this picture has room for {MAX_TOKENS}, so shorten the text")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            att = attribute(model, tokenizer, text, method=method, steps=steps)
+        return att, " ".join(str(warning.message) for warning in caught if warning.category is UserWarning)
+
+    return explain
+
+
+def explorer(controls: Sequence[ipywidgets.Widget], picture: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:
+    """Controls, a line of words, and a picture: ``picture()`` gives the last two anew whenever a control changes."""
+    words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "98%"})
+
+    def draw(_: object = None) -> None:
+        words.value = WAIT
+        try:
+            canvas.value, said = picture()
+            words.value = escape(said)
+        except (ValueError, TypeError) as error:
+            words.value = f"<b>Not drawn:</b> {escape(str(error))}"
+
+    for control in controls:
+        control.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([*controls, words, canvas])
+
+
+def as_line(text: Text) -> str:
+    """A text, or a pair of texts, in the one line of a text box."""
+    return text if isinstance(text, str) else " || ".join(text)
+
+
+def decision(att: Attribution) -> str:
+    """What the model decided, in words."""
+    return f"Decision: {att.label} (p = {float(att.probabilities[att.target]):.3f})."
