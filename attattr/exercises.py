@@ -19,7 +19,8 @@ def report(name: str, got: object, expected: object, right: bool) -> None:
     if got is ...:
         print(f"{name}: not filled in yet")
         return
-    assert right, f"{name}: expected {expected}, got {got}"
+    if not right:
+        raise AssertionError(f"{name}: expected {expected}, got {got}")
     print(f"{name}: right")
 
 
