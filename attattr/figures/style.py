@@ -17,6 +17,7 @@ def finish(figure: go.Figure, alt: str, height: int, min_width: int | None = Non
     if not alt.strip():
         raise ValueError("a figure without alternative text: say in a sentence or two what it shows")
     meta = {"alt": alt} | ({"min_width": min_width} if min_width else {})
+    figure.update_yaxes(automargin=True)  # long words need room
     return figure.update_layout(template="none", height=height, margin={"t": 40, "b": 60, "l": 70, "r": 20}, font={"size": 13}, meta=meta)
 
 
