@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from .data import data_folder, find_task, read_rows
+from .data import SPLITS, data_folder, find_task, read_rows
 from .finetune import Settings, evaluate, finetune
 from .pretrained import load
 from .reproduce import RESULTS, Run, reproduce
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         case "evaluate":
             task = find_task(options["task"])
             own = data_folder() / "examples" / f"{task.name}.tsv"
-            path = options["data"] / task.folder / "dev.tsv" if options["data"] else own
+            path = options["data"] / task.folder / SPLITS["validation"] if options["data"] else own
             model, tokenizer = load(options["model"] or task.name, options["device"])
             print(json.dumps(evaluate(model, tokenizer, read_rows(path, task), task), indent=1))
         case "reproduce":

@@ -49,7 +49,7 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 def batches(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_tokens: int) -> list[Batch]:
     """Batches of at most ``max_tokens`` padded tokens (or of one text), shortest texts first."""
-    encoded = [tokenizer(*(t if isinstance(t, tuple) else (t,)), return_special_tokens_mask=False) for t in texts]
+    encoded = [tokenizer(*(t if isinstance(t, tuple) else (t,))) for t in texts]
     limit = length_limit(model, tokenizer)
     for text, item in zip(texts, encoded, strict=True):
         if len(item["input_ids"]) > limit:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from .data import Task, find_task, read_rows
+from .data import SPLITS, Task, find_task, read_rows
 from .pretrained import BASE_HUB_ID, load_base
 
 if TYPE_CHECKING:
@@ -65,13 +65,14 @@ def finetune(settings: Settings, data: Path, output: Path, device: str = "cpu", 
     if not settings.files or settings.epochs <= 0 or settings.batch_size < 1:
         raise ValueError(f"nothing to train on: files={settings.files}, epochs={settings.epochs}, batch_size={settings.batch_size}")
     rows = [row for file in settings.files for row in read_rows(data / file, task)]
+    dev = read_rows(data / task.folder / SPLITS["validation"], task)  # now: a missing file should not show after hours of training
     held_out, rows = hold_out(rows, task, settings)
     torch.manual_seed(settings.seed)
     model, tokenizer = load_base(task, settings.base)
     set_dropout(model, settings.dropout)
-    plain = model.to(device)
+    model = model.to(device)
     if settings.rank:
-        model = add_adapter(plain, settings.rank)
+        model = add_adapter(model, settings.rank)
     encoded = [tokenizer(*pair(row, task), truncation=True, max_length=settings.max_length)["input_ids"] for row in rows]
     schedule = batch_order([len(ids) for ids in encoded], settings)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -106,7 +107,6 @@ def finetune(settings: Settings, data: Path, output: Path, device: str = "cpu", 
         for name, parameter in parameters.items():
             parameter.copy_(average[name])
     model.eval()
-    dev = read_rows(data / task.folder / "dev.tsv", task)
     report = {"dev": evaluate(model, tokenizer, dev, task, settings.max_length)}
     if held_out:
         report["held_out"] = evaluate(model, tokenizer, held_out, task, settings.max_length)

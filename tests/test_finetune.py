@@ -111,6 +111,13 @@ def test_a_checkpoint_of_other_settings_is_refused(base, data, tmp_path, monkeyp
         finetune(settings(base, seed=5), data, tmp_path / "out", checkpoint_every=7)
 
 
+def test_a_missing_dev_file_is_noticed_before_the_training(base, data, tmp_path):
+    (data / "SST-2" / "dev.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file .*dev\.tsv"):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_row_is_seen_once_an_epoch_and_like_lengths_go_together():
     lengths = [1 + i * 7 % 40 for i in range(1000)]
     steps = batch_order(lengths, Settings("sst2", ("x",), epochs=2.0, batch_size=20))

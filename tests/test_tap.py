@@ -84,17 +84,13 @@ def test_replay_of_one_layer_only(name):
 def test_replay_runs_only_the_layers_above():
     model = bert(layers=4)
     recording = tap.record(model, inputs([6]))
-    seen = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda m, a, n=n: seen.append((n, len(a[0])))) for n, layer in enumerate(model.bert.encoder.layer)
-    ]
+    rows = []
+    for layer in model.bert.encoder.layer:
+        layer.attention.self.query.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
     branches = tap.Branches(torch.zeros(30, dtype=torch.long), torch.arange(30) // 10 + 1, torch.ones(30))
     with torch.no_grad():
         tap.replay(model, recording, branches)
-    for hook in hooks:
-        hook.remove()
-    # Hooks of ours run after the tap's: they see the narrowed batch. Layer 0 carries one row in vain.
-    assert [rows for _, rows in seen] in ([30, 1, 10, 20], [1, 10, 20, 30])
+    assert rows == [1, 10, 20, 30]  # layer 0 carries one row in vain: some models cannot run on none
 
 
 def test_rows_that_nobody_reads_are_detected_and_left_out():
