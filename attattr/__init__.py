@@ -15,8 +15,8 @@ Row i, column j of an N × N matrix: token i (the query) attends to token j (the
 
 from . import exercises, figures, widgets
 from .attribution import Attribution, attribute
-from .data import examples, result, texts
+from .data import examples, lexicon, result, texts
 from .pretrained import load
 
 __version__ = "0.1.0"
-__all__ = ["Attribution", "attribute", "examples", "exercises", "figures", "load", "result", "texts", "widgets"]
+__all__ = ["Attribution", "attribute", "examples", "exercises", "figures", "lexicon", "load", "result", "texts", "widgets"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import attattr
-from attattr.data import TASKS, data_folder, find_task, read_rows
+from attattr.data import HUB, TASKS, data_folder, find_task, lexicon, read_rows, read_split
 
 GLUE = Path(__file__).parent.parent.parent / "shared" / "glue"
-OWN = ["sst2", "mnli"]
+OWN = ["mnli", "rte", "sst2", "mrpc"]
 
 
 def normal(text):
@@ -60,35 +60,202 @@ def test_the_models_know_the_class_names_of_the_examples(task):
 
 @pytest.mark.parametrize("task", OWN)
 def test_own_examples_are_neither_trivial_nor_out_of_domain(task):
-    from attattr.finetune import evaluate
+    from attattr.evaluation import evaluate
 
     model, tokenizer = attattr.load(task)
-    rows = [
-        {**row, "label": TASKS[task].labels[row["label"]]}  # evaluate takes the names
-        for row in attattr.examples(task)
-    ]
-    accuracy = evaluate(model, tokenizer, rows, TASKS[task])["accuracy"]
+    accuracy = evaluate(model, tokenizer, read_split(TASKS[task]), TASKS[task])["accuracy"]
     record = json.loads((data_folder() / "models" / task / "training.json").read_text())
     assert record["accuracy"]["dev"]["accuracy"] - 0.1 <= accuracy < 0.99
 
 
-def test_quotes_tabs_and_odd_letters_survive(tmp_path):
+ODD = '"He said , " it \'s naïve \u00ad – 5 £ \u201cquoted\u201d \u2028 \x85 \x0b \x1c line'
+
+
+def test_quotes_and_odd_letters_in_a_table_survive(tmp_path):
     (tmp_path / "MRPC").mkdir()
-    text = '"He said , " it \'s naïve \u00ad – 5 £ \u201cquoted\u201d'
-    (tmp_path / "MRPC" / "dev.tsv").write_text(f'sentence1\tsentence2\tlabel\n{text}\tother " one\tequivalent\n', encoding="utf-8")
+    (tmp_path / "MRPC" / "dev.tsv").write_bytes(f'\ufeffsentence1\tsentence2\tlabel\r\n{ODD}\tother " one\tequivalent\r\n'.encode())
     rows = attattr.examples("mrpc", source=tmp_path)
-    assert rows[0] == {"sentence1": text, "sentence2": 'other " one', "label": 1}
-    assert attattr.texts(rows) == [(text, 'other " one')]
+    assert rows[0] == {"sentence1": ODD, "sentence2": 'other " one', "label": 1}
+    assert attattr.texts(rows) == [(ODD, 'other " one')]
+
+
+HUB_FILES = {"mnli": "validation_matched", "rte": "validation", "sst2": "validation", "mrpc": "validation"}
+
+
+def hub_copy(folder, task, columns, split=None, names=None):
+    """One file of a copy of the hub's repository, written as the hub writes it."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    path = folder / task / f"{split or HUB_FILES[task]}-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = Features({name: Value("string") for name in columns} | {"label": ClassLabel(names=names or list(TASKS[task].labels))})
+    columns = columns | {"idx": list(range(len(columns["label"])))}
+    Dataset.from_dict(columns, features=Features(features | {"idx": Value("int32")})).to_parquet(path)
+    return folder
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_a_copy_of_the_hub_is_read_like_the_hub(tmp_path, task, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    own = attattr.examples(task)
+    to_hub = {"sentence1": "premise", "sentence2": "hypothesis"} if task == "mnli" else {}
+    hub_copy(tmp_path, task, {to_hub.get(name, name): own[name] for name in own.column_names})
+    found = attattr.examples(task, source=tmp_path)
+    assert found.features == own.features
+    assert found[:] == own[:]
+
+    import datasets
+
+    asked = []
+    real = datasets.load_dataset
+
+    def offline(*arguments, data_files, **options):
+        asked.append(data_files)
+        return real(*arguments, data_files={split: path.replace(HUB, str(tmp_path)) for split, path in data_files.items()}, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    assert attattr.examples(task, source="glue")[:] == own[:]
+    assert asked == [{HUB_FILES[task]: f"{HUB}/{task}/{HUB_FILES[task]}-*.parquet"}]
+
+
+def test_tabs_line_ends_and_other_label_orders_in_a_hub_copy_survive(tmp_path):
+    text = f"{ODD}\t a tab \n and a line"
+    columns = {"sentence1": [text, "b"], "sentence2": ["c", "d"], "label": [0, 1]}
+    rows = attattr.examples("mrpc", source=hub_copy(tmp_path, "mrpc", columns, names=["equivalent", "not_equivalent"]))
+    assert rows["sentence1"] == [text, "b"]
+    assert rows["label"] == [1, 0]  # by name, not by number
+
+
+def test_a_folder_name_is_no_pattern(tmp_path):
+    folder = hub_copy(tmp_path / "glue[1]*", "sst2", {"sentence": ["a"], "label": [1]})
+    assert attattr.examples("sst2", source=folder)["sentence"] == ["a"]
+
+
+def test_a_hub_copy_without_label_names_has_the_hubs_order(tmp_path):
+    import pandas
+
+    (tmp_path / "rte").mkdir()
+    rows = pandas.DataFrame({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0]})
+    rows.to_parquet(tmp_path / "rte" / "train-00000-of-00001.parquet")
+    found = attattr.examples("rte", source=tmp_path, split="train")
+    assert [found.features["label"].int2str(label) for label in found["label"]] == ["not_entailment", "entailment"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"text": ["a"], "label": [0]}, ValueError, r"validation-\*\.parquet lacks the column 'sentence'"),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, ValueError, r"row 1: unknown label -1 \(GLUE does not publish"),
+        ({"sentence": ["a", None], "label": [0, 1]}, ValueError, r"row 1: no text"),
+        ({"sentence": [], "label": []}, OSError, r"validation-\*\.parquet for task 'sst2'.*no data"),
+    ],
+)
+def test_a_broken_hub_copy_is_refused_with_file_and_row(tmp_path, columns, error, message):
+    with pytest.raises(error, match=message):
+        attattr.examples("sst2", source=hub_copy(tmp_path, "sst2", columns))
+
+
+def test_a_damaged_or_missing_hub_file_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "validation-00000-of-00001.parquet").write_text("no parquet")
+    with pytest.raises(OSError, match=r"cannot read .*validation-\*\.parquet for task 'sst2': expected a copy of the hub's files"):
+        attattr.examples("sst2", source=tmp_path)
+    with pytest.raises(OSError, match=r"cannot read .*sst2.train-\*\.parquet"):
+        attattr.examples("sst2", source=tmp_path, split="train")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="needs a network; pass source=FOLDER"):
+        attattr.examples("sst2", source="glue")
+
+
+def test_the_own_lexicon_is_small_sorted_and_without_contradiction():
+    words = attattr.lexicon()
+    assert set(words) == {"positive", "negative"}
+    assert all(len(found) >= 300 for found in words.values())
+    assert not words["positive"] & words["negative"]
+    assert {"delightful", "funny"} <= words["positive"]
+    assert {"dull", "tedious"} <= words["negative"]
+
+
+@pytest.mark.skipif(not GLUE.is_dir(), reason="the real data is not on this machine")
+def test_the_real_lexicon_is_read_from_its_folder():
+    words = lexicon(GLUE / "lexicon")
+    assert (len(words["positive"]), len(words["negative"])) == (2006, 4782)
+    assert "naïve" in words["negative"]
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_lexicon_is_read_by_name_through_datasets(tmp_path, monkeypatch, names):
+    import datasets
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    polarity = ClassLabel(names=["negative", "positive"]) if names else Value("string")
+    features = Features({"word": Value("string"), "label": polarity})
+    columns = {"word": ["Good", "bad"], "label": [1, 0] if names else ["positive", "negative"]}
+    asked = []
+
+    def offline(name):
+        asked.append(name)
+        return DatasetDict(train=Dataset.from_dict(columns, features=features))
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    assert lexicon("someone/opinion-lexicon") == {"positive": {"good"}, "negative": {"bad"}}
+    assert asked == ["someone/opinion-lexicon"]
+
+
+def test_a_local_dataset_serves_as_a_lexicon(tmp_path):
+    (tmp_path / "words.csv").write_text("word,polarity\ngood,positive\nbad,negative\n")
+    assert lexicon(tmp_path) == {"positive": {"good"}, "negative": {"bad"}}
+    (tmp_path / "words.csv").write_text("word,polarity\ngood,positive\nbad,neither\n")
+    with pytest.raises(ValueError, match=r"row 1: the word 'bad' of polarity 'neither', expected one of \('positive', 'negative'\)"):
+        lexicon(tmp_path)
+    (tmp_path / "words.csv").write_text("word,token,polarity\ngood,good,positive\n")
+    with pytest.raises(ValueError, match="has columns"):
+        lexicon(tmp_path)
+    (tmp_path / "words.csv").write_text("entry,polarity\ngood,positive\n")
+    with pytest.raises(ValueError, match=r"has columns .*'entry'.*expected one of each"):
+        lexicon(tmp_path)
+
+
+@pytest.mark.parametrize("row", [("table", -1), (None, 0), ("table", None)])
+def test_a_lexicon_row_without_word_or_polarity_is_refused(monkeypatch, row):
+    import datasets
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    features = Features({"word": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+    rows = DatasetDict(train=Dataset.from_dict({"word": ["good", row[0]], "label": [1, row[1]]}, features=features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: rows)
+    with pytest.raises(ValueError, match=r"train, row 1: the word .* of polarity"):
+        lexicon("someone/opinion-lexicon")
+
+
+def test_broken_lexicons_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"no file .*positive-words\.txt"):
+        lexicon(tmp_path)
+    (tmp_path / "positive-words.txt").write_text("; only a comment\ngood\n")
+    with pytest.raises(FileNotFoundError, match=r"no file .*negative-words\.txt"):
+        lexicon(tmp_path)
+    (tmp_path / "negative-words.txt").write_text("; only a comment\n\n")
+    with pytest.raises(ValueError, match="holds no negative word"):
+        lexicon(tmp_path)
+    (tmp_path / "negative-words.txt").write_bytes(b"bad\nna\xefve\n")
+    with pytest.raises(ValueError, match=r"negative-words\.txt, line 2: byte 0xef is not UTF-8"):
+        lexicon(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"cannot read the lexicon 'nobody/nothing': the hub needs a network"):
+        lexicon("nobody/nothing")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("sentence\tlabel\n", "holds no rows"),
-        ("", "lacks the column 'sentence'"),
+        ("", r"dev\.tsv is empty: expected a header"),
+        ("sentence\tsentence\tlabel\na\tb\tpositive\n", r"dev\.tsv has a column twice"),
         ("text\tlabel\na\tpositive\n", r"dev\.tsv lacks the column 'sentence'"),
         ("sentence\tlabel\na\tpositive\nb\tgood\n", r"dev\.tsv, line 3: unknown label 'good'.*'negative', 'positive'"),
         ("sentence\tlabel\n\tpositive\n", r"line 2: an empty column"),
+        ("sentence\tlabel\na\tpositive\na\tb\tpositive\n", r"dev\.tsv, line 3: 3 tab-separated columns, expected 2"),
+        ("sentence\tlabel\na\tpositive\n\nb\tpositive\n", r"dev\.tsv, line 3: 1 tab-separated columns, expected 2"),
     ],
 )
 def test_broken_files_are_refused_with_file_and_line(tmp_path, content, message):
@@ -110,5 +277,5 @@ def test_missing_tasks_splits_and_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no result 'nothing'"):
         attattr.result("nothing")
     (tmp_path / "x.tsv").write_bytes(b"sentence\tlabel\nna\xefve\tpositive\n")
-    with pytest.raises(ValueError, match=r"x\.tsv.*UTF-8"):
+    with pytest.raises(ValueError, match=r"x\.tsv, line 2: byte 0xef is not UTF-8"):
         read_rows(tmp_path / "x.tsv", find_task("sst2"))
