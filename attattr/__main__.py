@@ -1,4 +1,8 @@
-"""``python -m attattr``: train, evaluate and reproduce from the command line."""
+"""``python -m attattr``: train, evaluate and reproduce from the command line.
+
+Several processes: ``accelerate launch --multi_gpu --num_processes P -m attattr finetune ... --device cuda``, or without GPUs
+``torchrun --nproc_per_node P -m attattr finetune ...``; likewise ``evaluate``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from .data import SPLITS, data_folder, find_task, read_rows
-from .finetune import Settings, evaluate, finetune
+from .data import data_folder, find_task, read_split
+from .evaluation import accelerate, evaluate
+from .finetune import Settings, finetune
 from .pretrained import load
 from .reproduce import RESULTS, Run, reproduce
 
@@ -23,13 +28,15 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("finetune", help="train an adapter or a whole model for one task; killed, it goes on where it stopped")
-    train.add_argument("--data", type=Path, required=True, help="folder that holds the files")
+    train.add_argument("--data", required=True, help="folder of real data, or 'glue' for the hub")
     train.add_argument("--output", type=Path, required=True, help="model folder to write")
-    train.add_argument("--device", default="cpu")
+    train.add_argument("--device", default="cpu", help="cpu, or cuda: one GPU per process")
     for field in fields(Settings):
         option = f"--{field.name.replace('_', '-')}"
         if field.name == "files":
-            train.add_argument(option, nargs="+", required=True, help="TSV files below --data, say SST-2/train.tsv")
+            train.add_argument(option, nargs="+", default=(), help="TSV files below --data (default: the task's train split)")
+        elif field.type == "bool":
+            train.add_argument(option, action="store_true")
         else:
             needed = field.default is MISSING
             train.add_argument(option, type=KINDS.get(str(field.type), str), required=needed, default=None if needed else field.default)
@@ -37,14 +44,15 @@ def parser() -> argparse.ArgumentParser:
     score = commands.add_parser("evaluate", help="accuracy of a model, per class, as JSON")
     score.add_argument("--task", required=True)
     score.add_argument("--model", help="task name, model folder or hub id (default: the embedded model of the task)")
-    score.add_argument("--data", type=Path, help="folder of real data (default: our own examples)")
-    score.add_argument("--device", default="cpu")
+    score.add_argument("--data", default="own", help="folder of real data, or 'glue' for the hub (default: our own examples)")
+    score.add_argument("--split", default="validation")
+    score.add_argument("--device", default="cpu", help="cpu, or cuda: one GPU per process")
 
     again = commands.add_parser("reproduce", help="compute a dataset-scale result; killed, it goes on where it stopped")
     again.add_argument("name", choices=sorted(RESULTS))
-    again.add_argument("--data", type=Path, required=True, help="folder of real data")
+    again.add_argument("--data", required=True, help="folder of real data, or 'glue' for the hub")
     again.add_argument("--task", required=True)
-    again.add_argument("--rows", type=int, default=200)
+    again.add_argument("--rows", type=int, help="how many rows of the validation split (default: what the result usually takes)")
     again.add_argument("--seed", type=int, default=0)
     again.add_argument("--output", type=Path, default=data_folder() / "results")
     return main_parser
@@ -60,10 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
             finetune(settings, options["data"], options["output"], options["device"])
         case "evaluate":
             task = find_task(options["task"])
-            own = data_folder() / "examples" / f"{task.name}.tsv"
-            path = options["data"] / task.folder / SPLITS["validation"] if options["data"] else own
-            model, tokenizer = load(options["model"] or task.name, options["device"])
-            print(json.dumps(evaluate(model, tokenizer, read_rows(path, task), task), indent=1))
+            rows = read_split(task, options["data"], options["split"])
+            model, tokenizer = load(options["model"] or task.name)
+            accelerator = accelerate(options["device"])
+            found = evaluate(model.to(accelerator.device), tokenizer, rows, task, accelerator=accelerator)
+            if accelerator.is_main_process:
+                print(json.dumps(found, indent=1))
         case "reproduce":
             name = options.pop("name")
             print(reproduce(name, Run(**options)))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .data import TASKS, Task, data_folder
 
@@ -29,36 +29,65 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
     Args:
-        name: an embedded task (``"sst2"``, ``"mnli"``), a folder written by ``python -m attattr finetune`` or by
+        name: an embedded task (``"mnli"``, ``"rte"``, ``"sst2"``, ``"mrpc"``), a folder written by ``python -m attattr finetune`` or by
             ``save_pretrained``, or the id of a sequence classifier on the hub.
         device: where to put the model, as torch names it.
 
     Raises:
         ValueError: no such task, folder or hub id.
-        OSError: a weight file is missing, damaged, or not the one that was committed.
+        OSError: a weight file is missing, damaged, of another shape than its config says, or not the one that was committed.
 
     >>> model, tokenizer = load("sst2")
     >>> model.config.id2label
     {0: 'negative', 1: 'positive'}
     """
+    embedded = str(name) in TASKS and not Path(name).is_dir()
+    if embedded or (Path(name) / "adapter_config.json").is_file():
+        model, tokenizer = load_adapter(adapter_folder(name))
+    else:
+        model, tokenizer, new = classifier(str(name))
+        if new:
+            raise OSError(f"{name} has no weights for {new[0]!r}: no sequence classifier was fine-tuned there")
+    return model.to(device).eval(), tokenizer
+
+
+def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """A sequence classifier, its tokenizer, and the modules for which there were no weights of their shape: they are random."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    options = {"config": config, "revision": revision, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        with quiet():  # what is new or does not fit is judged below, in words
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
+    except SafetensorError as error:
+        raise OSError(f"damaged weight file in {name}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load {name!r}: expected one of {sorted(TASKS)}, a model folder, or the id of a sequence "
+            f"classifier on the hub (which needs a network). transformers said: {error}"
+        ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError(f"no tokenizer files in {name}: the tokenizer knows only {tokenizer.all_special_tokens}")
+    base = f"{model.base_model_prefix}."
+    for key, loaded, expected in found["mismatched_keys"]:
+        if key.startswith(base) or config is None:
+            raise OSError(f"a checkpoint of other shape in {name}: {key} is {tuple(loaded)}, its config expects {tuple(expected)}")
+    new = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    lost = [key for key in new if key.startswith(base) and ".pooler." not in key]
+    if lost:
+        raise OSError(f"a checkpoint of other shape in {name}: no weights for {lost[0]} ({len(lost)} missing)")
+    return model, tokenizer, sorted({key.rpartition(".")[0] for key in new})
+
+
+def adapter_folder(name: str | Path) -> Path:
+    """The folder of an adapter: an embedded one by its task's name, or a folder itself."""
     folder = Path(name) if Path(name).is_dir() else data_folder() / "models" / str(name)
     if (folder / "adapter_config.json").is_file():
-        model, tokenizer = load_adapter(folder)
-    elif str(name) in TASKS:
-        trained = sorted(p.parent.name for p in folder.parent.glob("*/adapter_config.json"))
-        raise ValueError(f"no adapter for task {str(name)!r} in this version; embedded are {trained}")
-    else:
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"cannot load {str(name)!r}: expected one of {sorted(TASKS)}, a model folder, or the id of a sequence "
-                f"classifier on the hub (which needs a network). transformers said: {error}"
-            ) from error
-    return model.to(device).eval(), tokenizer
+        return folder
+    embedded = sorted(path.parent.name for path in (data_folder() / "models").glob("*/adapter_config.json"))
+    raise ValueError(f"no adapter {str(name)!r}: expected one of {embedded}, or a folder that `python -m attattr finetune` wrote")
 
 
 def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -71,7 +100,7 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         raise OSError(f"missing {record}, the record that `python -m attattr finetune` writes beside an adapter")
     card = json.loads(record.read_text(encoding="utf-8"))
     check_sha256(folder / "adapter_model.safetensors", card["sha256"])
-    model, tokenizer = load_base(TASKS[card["task"]], card["base"])
+    model, tokenizer, _ = load_base(TASKS[card["task"]], card["base"])
     try:
         with quiet():
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
@@ -80,17 +109,20 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return model, tokenizer
 
 
-def load_base(task: Task, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An untrained classifier for ``task`` on a base model: the embedded MiniLM, or any folder or hub id."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+def load_base(task: Task, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """A classifier for ``task`` on a base model (the embedded MiniLM, or any folder or hub id), its tokenizer, and what in it is new."""
+    from transformers import AutoConfig, AutoTokenizer
 
     source, revision = (base, "main") if base else embedded_base()
     names = dict(enumerate(task.labels))
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.id2label, config.label2id = names, {label: index for index, label in names.items()}
-    with quiet():  # that the classifier is new is no news: it is about to be trained, or an adapter brings it
-        model = AutoModelForSequenceClassification.from_pretrained(source, config=config, revision=revision)
-    return model, AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if tokenizer.pad_token is None:  # GPT-2 and its kin: which token pads does not matter, as nothing attends to it
+        tokenizer.pad_token = tokenizer.eos_token
+    config.pad_token_id = tokenizer.pad_token_id
+    model, _, new = classifier(source, revision, config)
+    return model, tokenizer, new
 
 
 @contextmanager

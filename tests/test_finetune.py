@@ -1,17 +1,28 @@
 """Training ends in a model that loads, a killed run ends where an unbroken one does, and the command line says what is wrong."""
 
 import json
+import os
 import random
 import subprocess
 import sys
 
+import pandas
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from toys import family
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2Model,
+)
 
 import attattr
 from attattr import finetune as training
 from attattr.__main__ import main
+from attattr.evaluation import evaluate
 from attattr.finetune import Settings, batch_order, finetune, hold_out
 
 GOOD, BAD = ["warm", "funny", "bright", "moving"], ["dull", "flat", "tired", "empty"]
@@ -111,6 +122,232 @@ def test_a_checkpoint_of_other_settings_is_refused(base, data, tmp_path, monkeyp
         finetune(settings(base, seed=5), data, tmp_path / "out", checkpoint_every=7)
 
 
+def test_other_training_rows_are_refused_on_resuming(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "write_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+    with (data / "SST-2" / "train.tsv").open("a") as file:
+        file.write("a warm film .\tpositive\n")
+    with pytest.raises(ValueError, match=r"other settings.*data_sha256"):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+
+
+def test_a_checkpoint_of_another_shape_or_damaged_is_refused(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "write_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+    path = tmp_path / "out" / "checkpoint" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["parameters"]["classifier.weight"] = torch.zeros(3, 24)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"state\.pt has another shape: classifier\.weight is \(3, 24\), expected \(2, 24\)"):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+    for content in (path.read_bytes()[:1000], b"no checkpoint", b""):
+        path.write_bytes(content)
+        with pytest.raises(OSError, match=r"damaged checkpoint .*state\.pt: remove it"):
+            finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+    torch.save({"step": 1}, path)
+    with pytest.raises(OSError, match=r"damaged checkpoint .*it holds \['step'\]"):
+        finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+
+
+def test_without_files_the_train_split_is_used_and_the_hub_layout_serves(base, data, tmp_path):
+    finetune(settings(base, epochs=1.0), data, tmp_path / "one")
+    finetune(settings(base, epochs=1.0, files=()), data, tmp_path / "two")
+    from attattr.data import TASKS, read_split
+
+    rows = {split: read_split(TASKS["sst2"], data, split) for split in ("train", "validation")}
+    (tmp_path / "hub" / "sst2").mkdir(parents=True)
+    for split, found in rows.items():
+        table = pandas.DataFrame({"sentence": [r["sentence"] for r in found], "label": [int(r["label"] == "positive") for r in found]})
+        table.to_parquet(tmp_path / "hub" / "sst2" / f"{split}-00000-of-00001.parquet")
+    finetune(settings(base, epochs=1.0, files=()), tmp_path / "hub", tmp_path / "three")
+    one, two, three = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two", "three"))
+    assert one["sha256"] == two["sha256"] == three["sha256"]
+    assert two["command"].startswith("python -m attattr finetune --data FOLDER --output FOLDER --task sst2 --base")
+    assert "--files SST-2/train.tsv" in one["command"]
+
+
+def pair_task(data, name, labels):
+    """The rows of ``data`` as a pair task with other class names: the same words in both texts, or not."""
+    (data / name).mkdir()
+    for split in ("train.tsv", "dev.tsv"):
+        lines = ["sentence1\tsentence2\tlabel"]
+        for number, line in enumerate((data / "SST-2" / split).read_text().splitlines()[1:]):
+            text, label = line.split("\t")
+            lines.append(f"{text}\ta film .\t{labels[number % len(labels)] if label == 'negative' else labels[0]}")
+        (data / name / split).write_text("\n".join(lines) + "\n")
+
+
+def test_an_adapter_goes_on_from_another_task(base, data, tmp_path):
+    from attattr.finetune import add_adapter, go_on_from
+    from attattr.pretrained import load_base
+
+    pair_task(data, "MNLI", ["entailment", "neutral", "contradiction"])
+    pair_task(data, "RTE", ["entailment", "not_entailment"])
+    common = {"files": (), "rank": 4, "learning_rate": 2e-2, "epochs": 2.0}
+    finetune(settings(base, task="mnli", **common), data, tmp_path / "mnli")
+    chosen = settings(base, task="rte", start=str(tmp_path / "mnli"), **common)
+    first, _, new = load_base(attattr.data.find_task("rte"), base)
+    model = add_adapter(first, 4, new).eval()
+    go_on_from(tmp_path / "mnli", model, attattr.data.find_task("rte"), chosen)
+    old, tokenizer = attattr.load(tmp_path / "mnli")
+    inputs = tokenizer("a warm film .", "a film .", return_tensors="pt")
+    with torch.no_grad():
+        three, two = old(**inputs).logits[0], model(**inputs).logits[0]
+    assert torch.allclose(two, torch.stack([three[0], three[1:].mean()]), atol=1e-5)
+
+    finetune(chosen, data, tmp_path / "rte")
+    record = json.loads((tmp_path / "rte" / "training.json").read_text())
+    assert record["start_sha256"] == json.loads((tmp_path / "mnli" / "training.json").read_text())["sha256"]
+    assert "from the adapter" in (tmp_path / "rte" / "README.md").read_text()
+    assert attattr.load(tmp_path / "rte")[0].config.id2label == {0: "entailment", 1: "not_entailment"}
+    with pytest.raises(ValueError, match=r"cannot go on from .*its base and rank are .* 4\), this run's are .* 8\)"):
+        finetune(settings(base, task="rte", start=str(tmp_path / "mnli"), **common | {"rank": 8}), data, tmp_path / "other")
+    with pytest.raises(ValueError, match="no adapter 'nowhere'"):
+        finetune(settings(base, task="rte", start="nowhere", **common), data, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def other_base(base, folder, name):
+    """The folder of a random base of another family, with a tokenizer of the same words."""
+    common = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 40}
+    models = {
+        "bert without a pooler": lambda: BertForMaskedLM(BertConfig(**common)),
+        "deberta": lambda: DebertaV2Model(DebertaV2Config(**common)),
+    }
+    (models[name]() if name in models else family(name)).save_pretrained(folder)
+    tokenizer = BertTokenizerFast.from_pretrained(base)
+    if name == "distilbert":
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if name == "gpt2":
+        tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+FAMILIES = ["bert without a pooler", "roberta", "distilbert", "albert", "gpt2", "llama", "deberta"]
+
+
+@pytest.mark.parametrize(("name", "rank"), [*((name, 2) for name in FAMILIES), ("gpt2", 0)])
+def test_any_base_is_fine_tuned_and_loads_as_what_was_trained(base, data, tmp_path, name, rank):
+    chosen = settings(other_base(base, tmp_path / "other", name), rank=rank, epochs=0.5, max_length=24)
+    trained = finetune(chosen, data, tmp_path / "out")
+    model, tokenizer = attattr.load(tmp_path / "out")
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    inputs = tokenizer("a warm film .", return_tensors="pt")
+    with torch.no_grad():
+        found, expected = model(**inputs).logits, trained.eval()(**inputs).logits
+        again = attattr.load(tmp_path / "out")[0](**inputs).logits
+    assert torch.equal(found, again)
+    assert torch.allclose(found, expected, atol=2e-3 if rank else 1e-6)  # adapters are kept in float16
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "gpt2"])
+def test_an_adapter_of_another_family_is_gone_on_from(base, data, tmp_path, name):
+    other = other_base(base, tmp_path / "other", name)
+    finetune(settings(other, rank=2, epochs=0.5), data, tmp_path / "one")
+    finetune(settings(other, rank=2, epochs=0.5, start=str(tmp_path / "one")), data, tmp_path / "two")
+    assert attattr.load(tmp_path / "two")[0].config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_pairs_are_trained_in_both_orders(base, data, tmp_path, monkeypatch):
+    pair_task(data, "MRPC", ["equivalent", "not_equivalent"])
+    seen = []
+    real = training.batch_loss
+    monkeypatch.setattr(training, "batch_loss", lambda *arguments: seen.extend(arguments[2]) or real(*arguments))
+    finetune(settings(base, task="mrpc", files=(), both_orders=True, epochs=1.0), data, tmp_path / "out")
+    assert len(seen) == 400
+    assert {(row["sentence1"], row["sentence2"]) for row in seen} == {(row["sentence2"], row["sentence1"]) for row in seen}
+    assert "--both-orders" in json.loads((tmp_path / "out" / "training.json").read_text())["command"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "banana"])
+def test_a_device_that_is_not_there_is_refused(base, data, tmp_path, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=f"device '{device}'"):
+        finetune(settings(base), data, tmp_path / "out", device=device)
+
+
+def test_a_model_with_its_classes_in_another_order_is_judged_by_their_names():
+    from attattr.data import TASKS, read_split
+
+    model, tokenizer = attattr.load("sst2")
+    rows = read_split(TASKS["sst2"])[:40]
+    before = evaluate(model, tokenizer, rows, TASKS["sst2"])
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label = {0: "positive", 1: "negative"}
+    assert evaluate(model, tokenizer, rows, TASKS["sst2"]) == before
+    with pytest.raises(ValueError, match=r"decides between \['negative', 'positive'\], but 'mnli' has the classes"):
+        evaluate(model, tokenizer, read_split(TASKS["mnli"]), TASKS["mnli"])
+
+
+def test_two_processes_train_and_evaluate_like_one(base, data, tmp_path):
+    """Each takes its share of every batch; a batch that does not divide, and one with a single row, are among them."""
+    lines = (data / "SST-2" / "train.tsv").read_text().splitlines()[:22]  # 21 rows: batches of 10, 10, 1
+    (data / "SST-2" / "train.tsv").write_text("\n".join(lines) + "\n")
+    options = ["--task", "sst2", "--base", base, "--rank", "0", "--epochs", "1", "--batch-size", "10", "--dropout", "0"]
+    command = ["-m", "attattr", "finetune", *options, "--learning-rate", "3e-3", "--data", str(data)]
+    alone = [sys.executable, *command, "--output", str(tmp_path / "one")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for words in (alone, [*launcher, *command, "--output", str(tmp_path / "two")]):
+        found = subprocess.run(words, capture_output=True, text=True, env=environment)
+        assert found.returncode == 0, found.stderr
+    one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["accuracy"] == two["accuracy"]
+    first, second = (attattr.load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
+    assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-4
+    words = [*launcher, "-m", "attattr", "evaluate", "--task", "sst2", "--model", str(tmp_path / "two"), "--data", str(data)]
+    found = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert json.loads(found.stdout) == two["accuracy"]["dev"]
+
+
+def test_accuracy_and_f1_are_scikit_learns(base, data):
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+    from attattr.data import TASKS, read_split
+    from attattr.pretrained import load_base
+
+    rows = read_split(TASKS["sst2"], data)
+    model, tokenizer, _ = load_base(TASKS["sst2"], base)
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.bert.embeddings.word_embeddings.parameters():
+            parameter.mul_(50)  # so that rows differ by more than rounding
+        logits = torch.stack([model(**tokenizer(row["sentence"], return_tensors="pt")).logits[0] for row in rows])
+        model.classifier.bias[0] += (logits[:, 1] - logits[:, 0]).quantile(0.5)  # so that the untrained model says both
+        predicted = [TASKS["sst2"].labels[int(model(**tokenizer(row["sentence"], return_tensors="pt")).logits.argmax())] for row in rows]
+    gold = [row["label"] for row in rows]
+    assert set(predicted) == {"negative", "positive"}
+    found = evaluate(model, tokenizer, rows, TASKS["sst2"])
+    assert found["accuracy"] == round(accuracy_score(gold, predicted), 4)
+    for label in TASKS["sst2"].labels:
+        assert found["per_class"][label] == round(recall_score(gold, predicted, pos_label=label), 4)
+        assert found["f1"][label] == round(f1_score(gold, predicted, pos_label=label), 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0.0}, "nothing to train on: epochs=0.0"),
+        ({"holdout": 500}, "nothing to train on: 200 rows, holdout=500"),
+        ({"holdout": -1}, "nothing to train on: 200 rows, holdout=-1"),
+        ({"rows": 0}, "nothing to train on: 200 rows, holdout=0, rows=0"),
+        ({"both_orders": True}, "both_orders is for pairs: 'sst2' has one column, 'sentence'"),
+        ({"precision": "float8"}, "unknown precision 'float8': expected 'float32' or 'bfloat16'"),
+    ],
+)
+def test_impossible_settings_are_refused(base, data, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(settings(base, **options), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_dev_file_is_noticed_before_the_training(base, data, tmp_path):
     (data / "SST-2" / "dev.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file .*dev\.tsv"):
@@ -155,7 +392,7 @@ def test_evaluate_prints_json(capsys):
 )
 def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     command = [sys.executable, "-m", "attattr", *[str(tmp_path) if word == "OUT" else word for word in arguments]]
-    found = subprocess.run(command, capture_output=True, text=True, env={**__import__("os").environ, "HF_HUB_OFFLINE": "1"})
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert found.returncode != 0
     assert message in found.stderr
     assert "Traceback" not in found.stderr

@@ -1,9 +1,12 @@
 """The embedded models load, unlike anything damaged, swapped or unknown."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from toys import bert
+from transformers import BertTokenizerFast
 
 import attattr
 from attattr import pretrained
@@ -70,9 +73,57 @@ def test_unknown_names_are_refused(name, monkeypatch):
         attattr.load(name)
 
 
-def test_a_task_without_an_adapter_yet_is_named():
-    with pytest.raises(ValueError, match=r"no adapter for task 'rte'.*'sst2'"):
-        attattr.load("rte")
+def saved(tmp_path, **changes):
+    """A tiny classifier as a folder, its config then changed."""
+    bert(layers=2).save_pretrained(tmp_path / "model")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_of_other_shape_is_refused(tmp_path):
+    assert attattr.load(saved(tmp_path))[0].config.num_hidden_layers == 2
+    with pytest.raises(OSError, match=r"of other shape in .*model: .*intermediate.* is \(48.*expects \(64"):
+        attattr.load(saved(tmp_path, intermediate_size=64))
+    with pytest.raises(OSError, match=r"of other shape .*no weights for bert\.encoder\.layer\.2\."):
+        attattr.load(saved(tmp_path, num_hidden_layers=3))
+    with pytest.raises(OSError, match=r"of other shape in .*intermediate"):
+        pretrained.load_base(attattr.data.find_task("sst2"), str(saved(tmp_path, intermediate_size=64)))
+
+
+def test_a_classifier_of_other_classes_serves_as_a_base(tmp_path):
+    model, _, new = pretrained.load_base(attattr.data.find_task("sst2"), str(saved(tmp_path)))  # it had three classes
+    assert model.classifier.out_features == 2
+    assert new == ["classifier"]
+
+
+def test_a_model_without_a_fine_tuned_classifier_is_refused():
+    folder, _ = pretrained.embedded_base()
+    with pytest.raises(OSError, match=r"has no weights for 'classifier': no sequence classifier was fine-tuned"):
+        attattr.load(folder)
+
+
+def test_damaged_weights_and_missing_tokenizers_are_refused(tmp_path):
+    folder = saved(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(OSError, match=r"damaged weight file in .*model"):
+        attattr.load(folder)
+    saved(tmp_path)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises((OSError, ValueError), match=r"no tokenizer files in|cannot load"):
+        attattr.load(folder)
+
+
+def test_an_adapter_of_another_shape_is_refused(tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 16}))
+    with pytest.raises(OSError, match=r"the adapter in .* does not fit the base model"):
+        attattr.load(folder)
 
 
 def test_loading_leaves_the_settings_of_transformers_alone():
