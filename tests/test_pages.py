@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
-PAGES = [f"book/{name}" for name in (*CHAPTERS, "references")] + ["index", "search", "genindex"]
+PAGES = [f"book/{name}" for name in (*CHAPTERS, "references")] + ["data/examples/README", "index", "search", "genindex"]
 THEME_NOISE = ("THEBE_JS_URL", "invalid theme mode")  # sphinx-thebe and pydata-sphinx-theme write these on every page
 READY = """async () => {
   if (window.MathJax?.startup) await MathJax.startup.promise;

@@ -1,11 +1,13 @@
 """Dataset-scale runs: killed ones go on where they stopped, and the committed results say where they come from."""
 
 import hashlib
+import json
 
 import pytest
 
 import attattr
-from attattr.reproduce import certificate_summary, resumable
+from attattr.data import TASKS, data_folder, paper
+from attattr.reproduce import Run, certificate_summary, reproduce, resumable
 
 
 def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
@@ -41,3 +43,52 @@ def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task
     assert summary["error_median"] <= 1e-3
     assert summary["error_worst"] <= 2e-2
     assert summary["evaluations_median"] <= 6
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_committed_accuracy_belongs_to_the_committed_model_and_examples(task):
+    found = attattr.result(f"accuracy-{task}")
+    weights = (data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()
+    assert found["provenance"]["model"] == hashlib.sha256(weights).hexdigest()
+    assert found["provenance"]["data"]["rows"] is None  # all of them
+    assert found["dev"]["rows"] == {"mnli": 9815, "rte": 277, "sst2": 872, "mrpc": 408}[task]
+    assert found["own"]["rows"] == len(attattr.examples(task))
+    for part in ("dev", "own"):
+        assert set(found[part]["per_class"]) == set(found[part]["f1"]) == set(TASKS[task].labels)
+
+
+def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
+    (tmp_path / "SST-2").mkdir()
+    lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tnegative", "a warm and moving film .\tnegative"]
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    path = reproduce("accuracy", Run(task="sst2", data=tmp_path, rows=None, seed=0, output=tmp_path / "results"))
+    found = json.loads(path.read_text())
+    assert found["dev"] == {
+        "rows": 3,
+        "accuracy": 0.6667,
+        "per_class": {"negative": 0.5, "positive": 1.0},
+        "f1": {"negative": 0.6667, "positive": 0.6667},
+    }
+    assert found["own"] == attattr.result("accuracy-sst2")["own"]
+    assert found["provenance"]["command"] == "python -m attattr reproduce accuracy --task sst2 --data FOLDER --seed 0"
+
+
+@pytest.mark.parametrize("rows", [0, -1, 3])
+def test_more_rows_than_there_are_or_none_are_refused(tmp_path, rows):
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\na warm film .\tpositive\na dull mess .\tnegative\n")
+    with pytest.raises(ValueError, match=f"rows={rows}: expected 1 to 2"):
+        reproduce("accuracy", Run(task="sst2", data=tmp_path, rows=rows, seed=0, output=tmp_path / "results"))
+
+
+def test_the_paper_table_is_complete_and_its_own_averages_are_checked():
+    """Two of the printed averages do not follow from the printed rows; the others do, so the rows are copied right."""
+    table = paper("table2")
+    wrong = {}
+    for task in TASKS:
+        assert set(table[task]["baseline"]) == set(TASKS[task].labels)
+        for label, baseline in table[task]["baseline"].items():
+            change = sum(table[task][f"trigger{i}"][label] for i in (1, 2, 3)) / 3 - baseline
+            if abs(change - table[task]["average_change"][label]) > 0.0051:
+                wrong[task, label] = round(change, 2)
+    assert wrong == {("mnli", "entailment"): -81.0, ("rte", "not_entailment"): -4.1}
