@@ -16,7 +16,24 @@ Row i, column j of an N × N matrix: token i (the query) attends to token j (the
 from . import exercises, figures, widgets
 from .attribution import Attribution, attribute
 from .data import examples, lexicon, result, texts
+from .graph import attribution_graph, attribution_tree
 from .pretrained import load
+from .receptive_field import ReceptiveField, receptive_field
 
 __version__ = "0.1.0"
-__all__ = ["Attribution", "attribute", "examples", "exercises", "figures", "lexicon", "load", "result", "texts", "widgets"]
+__all__ = [
+    "Attribution",
+    "ReceptiveField",
+    "attribute",
+    "attribution_graph",
+    "attribution_tree",
+    "examples",
+    "exercises",
+    "figures",
+    "lexicon",
+    "load",
+    "receptive_field",
+    "result",
+    "texts",
+    "widgets",
+]

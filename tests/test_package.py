@@ -18,6 +18,7 @@ ORDER = [
     {"display", "model_folder"},
     {"attribution"},
     {"graph", "effectiveness"},
+    {"receptive_field"},
     {"finetune"},
     {"figures"},
     {"svg"},

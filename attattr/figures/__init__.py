@@ -1,6 +1,7 @@
 """Plotly figures, one function for each figure of the book. They take results and return ``go.Figure``; none is shown."""
 
 from .convergence import cancellation_figure, convergence_figure, path_figure, steps_figure
+from .flow import flow_figure, graph_sentences
 from .heads import agreement_figure, cutting_figure, gates_figure, head_figure, maps_figure, sheets_figure, token_paths_figure
 from .sentence import sentence_figure
 
@@ -9,7 +10,9 @@ __all__ = [
     "cancellation_figure",
     "convergence_figure",
     "cutting_figure",
+    "flow_figure",
     "gates_figure",
+    "graph_sentences",
     "head_figure",
     "maps_figure",
     "path_figure",
