@@ -114,7 +114,7 @@ def test_damaged_weights_and_missing_tokenizers_are_refused(tmp_path):
     saved(tmp_path)
     for path in folder.glob("*token*"):
         path.unlink()
-    with pytest.raises((OSError, ValueError), match=r"no tokenizer files in|cannot load"):
+    with pytest.raises(OSError, match=r"no tokenizer files in .*model"):
         attattr.load(folder)
 
 
