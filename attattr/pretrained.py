@@ -71,7 +71,7 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[P
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"no tokenizer files in {name}: the tokenizer knows only {tokenizer.all_special_tokens}")
     base = f"{model.base_model_prefix}."
-    for key, loaded, expected in found["mismatched_keys"]:
+    for key, loaded, expected in sorted(found["mismatched_keys"]):  # a set: the message should not depend on its order
         if key.startswith(base) or config is None:
             raise OSError(f"a checkpoint of other shape in {name}: {key} is {tuple(loaded)}, its config expects {tuple(expected)}")
     new = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
