@@ -1,4 +1,8 @@
-"""Do the scores matter? Heads are removed from every layer, the largest or the smallest first (Hao et al., §5.1, Fig. 3)."""
+"""Do the scores matter? Heads are removed (Hao et al., §5.1, Fig. 3), and, beyond the paper, the edges of attribution graphs.
+
+Heads go from every layer, the largest or the smallest first. An edge of a graph goes from all heads of its layer, and what
+is left is not renormalised: the context of a token becomes what the remaining connections bring.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .encoding import Text, batches
-from .tap import gated
+from .tap import gated, masked
 
 if TYPE_CHECKING:
+    import networkx as nx
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .attribution import Attribution
 
-TOKENS_PER_PASS = 2048
+TOKENS_PER_PASS = 512  # measured: larger batches fall out of a laptop core's cache, and take up to twice as long
 
 
 def largest_attribution(att: Attribution) -> Float[Tensor, "L H"]:
@@ -61,3 +66,47 @@ def right_without(
             predicted = model(**batch.inputs).logits.argmax(-1).cpu()
         right[index] = predicted == torch.tensor(labels)[index]
     return right
+
+
+def graph_edges(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tensor, "L N N"]:
+    """The attention edges of an attribution graph (not its residual ones) as a mask: entry [l, i, j] is the edge ((l + 1, i), (l, j)).
+
+    Raises:
+        ValueError: an edge outside ``layers`` and ``tokens``: the graph is of another text or model.
+    """
+    edges = torch.zeros(layers, tokens, tokens, dtype=torch.bool)
+    for (level, i), (_, j), kind in graph.edges(data="kind"):
+        if not (1 <= level <= layers and i < tokens and j < tokens):
+            raise ValueError(f"an edge from token {i} to token {j} in layer {level}: expected at most {layers} layers and {tokens} tokens")
+        edges[level - 1, i, j] = kind == "attention"
+    return edges
+
+
+def same_size(edges: Bool[Tensor, "L N N"], values: Float[Tensor, "L N N"], by_row: bool = True) -> Bool[Tensor, "L N N"]:
+    """Another choice of as many connections as ``edges`` has: in each layer those with the largest ``values``.
+
+    With ``by_row``, as many in each row of each layer, so that the same tokens attend to as many tokens, only to others.
+    Random values make the control; attention weights make the rival.
+    """
+    flat, wanted = (values, edges) if by_row else (values.flatten(1), edges.flatten(1))
+    rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return (rank < wanted.sum(-1, keepdim=True)).reshape(edges.shape)
+
+
+def probability_with(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, target: int, keep: Bool[Tensor, "R L N N"]
+) -> Float[Tensor, " R"]:
+    """The probability of class ``target`` of one text when only the connections in ``keep`` are left, once for each of R choices.
+
+    Raises:
+        ValueError: ``keep`` is not of the model's layers and the text's tokens; a class that the model does not have.
+    """
+    (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
+    if not 0 <= target < model.config.num_labels:
+        raise ValueError(f"target={target}: expected a class from 0 to {model.config.num_labels - 1}")
+    found = []
+    for some in keep.split(max(1, TOKENS_PER_PASS // batch.lengths[0])):
+        inputs = {name: tensor.expand(len(some), -1) for name, tensor in batch.inputs.items()}
+        with torch.no_grad(), masked(model, some.to(model.device)):
+            found.append(model(**inputs).logits.double().softmax(-1)[:, target].float().cpu())
+    return torch.cat(found)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
@@ -139,6 +139,24 @@ def gated(model: nn.Module, gates: Float[Tensor, "L H"] | Float[Tensor, "B L H"]
         return context * (gate[:, None, :, None] if gates.ndim == 3 else gate[:, None])
 
     with tapped(model, multiply):
+        yield
+
+
+@contextmanager
+def masked(model: nn.Module, keep: Bool[Tensor, "B L N N"]) -> Iterator[None]:
+    """While open, only the connections in ``keep`` bring anything: c_h = (A_h ⊙ keep[b, l]) V_h in every head, not renormalised.
+
+    Raises ``ValueError`` on a forward pass of other rows or tokens, or of a model with other layers.
+    """
+
+    def sift(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
+        rows, _, queries, keys = attention.shape
+        if layer >= keep.shape[1] or (keep.shape[0], *keep.shape[2:]) != (rows, queries, keys):
+            expected = f"({rows}, L, {queries}, {keys}) with L greater than {layer}"
+            raise ValueError(f"connections of shape {tuple(keep.shape)} do not fit the model and its input: expected {expected}")
+        return torch.einsum("bhnk,bhkd->bnhd", attention * keep[:, layer, None].to(attention), value)
+
+    with tapped(model, sift):
         yield
 
 

@@ -1,10 +1,19 @@
 """Heads are removed in the order of their values, for all texts or for each; removing none or all is what it should be."""
 
+import networkx as nx
 import pytest
 import torch
 
 import attattr
-from attattr.effectiveness import keep_but, largest_attention, largest_attribution, right_without
+from attattr.effectiveness import (
+    graph_edges,
+    keep_but,
+    largest_attention,
+    largest_attribution,
+    probability_with,
+    right_without,
+    same_size,
+)
 from attattr.tap import gated
 
 TEXTS = ["a warm and moving film .", "dull .", "never boring , never long , and very funny .", "an empty , tired mess of a film"]
@@ -64,3 +73,58 @@ def test_heads_are_valued_by_their_largest_entry(loaded):
     assert torch.equal(largest_attention(att)[5], torch.stack([head.max() for head in att.attention[5]]))
     mean = att.attention.mean((-2, -1))
     assert torch.allclose(mean, torch.full_like(mean, 1 / len(att.tokens)))  # why the mean cannot order heads
+
+
+def test_the_edges_of_a_graph_are_its_attention_not_its_residual_connections():
+    graph = nx.DiGraph()
+    graph.add_edge((2, 0), (1, 1), kind="attention")
+    graph.add_edge((1, 1), (0, 2), kind="attention")
+    graph.add_edge((1, 1), (0, 1), kind="residual")
+    edges = graph_edges(graph, 2, 3)
+    assert edges.nonzero().tolist() == [[0, 1, 2], [1, 0, 1]]
+    for layers, tokens in ((1, 3), (2, 2)):
+        with pytest.raises(ValueError, match=f"expected at most {layers} layers and {tokens} tokens"):
+            graph_edges(graph, layers, tokens)
+
+
+def test_as_many_other_connections_are_chosen_in_each_row_or_in_each_layer():
+    edges = torch.tensor([[[1, 1, 0], [0, 0, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+    values = torch.tensor([[[1.0, 5.0, 3.0], [9.0, 8.0, 7.0], [2.0, 2.0, 2.0]], [[1.0] * 3] * 3])
+    assert same_size(edges, values)[0].tolist() == [[False, True, True], [False] * 3, [True, False, False]]
+    assert same_size(edges, values, by_row=False)[0].tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    assert not same_size(edges, values)[1].any()
+    assert not same_size(edges, values, by_row=False)[1].any()
+
+
+def test_all_connections_are_the_model_itself_and_none_are_every_head_removed(loaded):
+    model, tokenizer = loaded
+    att = attattr.attribute(model, tokenizer, TEXTS[0], steps=4)
+    layers, _, tokens, _ = att.scores.shape
+    keep = torch.stack([torch.ones(layers, tokens, tokens), torch.zeros(layers, tokens, tokens)]).bool()
+    full, none = probability_with(model, tokenizer, TEXTS[0], att.target, keep).tolist()
+    assert full == pytest.approx(float(att.probabilities[att.target]), abs=1e-6)
+    with torch.no_grad(), gated(model, torch.zeros(6, 12)):
+        without = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits.softmax(-1)[0, att.target]
+    assert none == pytest.approx(float(without), abs=1e-6)
+    # What one layer brings at all is what its attribution adds up to.
+    one = torch.ones(1, layers, tokens, tokens, dtype=torch.bool)
+    one[0, 2] = False
+    assert full - float(probability_with(model, tokenizer, TEXTS[0], att.target, one)) == pytest.approx(float(att.difference[2]), abs=1e-5)
+
+
+def test_many_choices_for_a_text_do_not_disturb_each_other(loaded):
+    model, tokenizer = loaded
+    tokens = len(tokenizer(TEXTS[2])["input_ids"])
+    keep = torch.rand(90, 6, tokens, tokens, generator=torch.Generator().manual_seed(0)) > 0.3  # more than fit in one pass
+    together = probability_with(model, tokenizer, TEXTS[2], 1, keep)
+    alone = torch.cat([probability_with(model, tokenizer, TEXTS[2], 1, keep[[k]]) for k in (0, 44, 89)])
+    assert torch.allclose(together[[0, 44, 89]], alone, atol=1e-6)
+    assert together.std() > 1e-3
+
+
+def test_the_edges_of_another_text_and_unknown_classes_are_refused(loaded):
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match="connections of shape"):
+        probability_with(model, tokenizer, "dull .", 0, torch.ones(1, 6, 9, 9, dtype=torch.bool))
+    with pytest.raises(ValueError, match="target=2: expected a class from 0 to 1"):
+        probability_with(model, tokenizer, "dull .", 2, torch.ones(1, 6, 4, 4, dtype=torch.bool))

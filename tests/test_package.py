@@ -17,7 +17,7 @@ ORDER = [
     {"pretrained", "evaluation"},
     {"display", "model_folder"},
     {"attribution"},
-    {"graph", "effectiveness"},
+    {"graph", "effectiveness"},  # an attribution graph is a networkx graph: who reads one need not import who makes it
     {"receptive_field"},
     {"finetune"},
     {"figures"},

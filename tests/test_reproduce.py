@@ -7,7 +7,9 @@ import pytest
 
 import attattr
 from attattr.data import TASKS, data_folder, paper
-from attattr.reproduce import Run, certificate_summary, reproduce, resumable
+from attattr.reproduce import Run, reproduce
+from attattr.reproduce.models import certificate_summary
+from attattr.reproduce.running import resumable
 
 
 def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
@@ -92,3 +94,41 @@ def test_the_paper_table_is_complete_and_its_own_averages_are_checked():
             if abs(change - table[task]["average_change"][label]) > 0.0051:
                 wrong[task, label] = round(change, 2)
     assert wrong == {("mnli", "entailment"): -81.0, ("rte", "not_entailment"): -4.1}
+
+
+def small_copy(folder):
+    """A folder of real data with three sentences of ours in each split."""
+    (folder / "SST-2").mkdir()
+    lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tnegative", "never boring and very funny .\tpositive"]
+    for split in ("dev", "train"):
+        (folder / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
+    run = Run(task="sst2", data=small_copy(tmp_path), rows=3, seed=0, output=tmp_path / "results")
+    curves = json.loads(reproduce("fig3", run).read_text())["curves"]
+    kinds = {(c["scope"], c["by"], c["first"]) for c in curves}
+    assert len(kinds) == 4 + 4 + 5  # by attribution and attention in two directions for each text and for the set; random orders
+    assert len(curves) == 13 * len(kinds)
+    assert {c["right"] for c in curves if c["removed"] == 0} == {3}
+    assert len({c["right"] for c in curves if c["removed"] == 12}) == 1
+
+
+def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
+    run = Run(task="sst2", data=small_copy(tmp_path), rows=3, seed=0, output=tmp_path / "results")
+    found = json.loads(reproduce("fig4", run).read_text())
+    model, tokenizer = attattr.load("sst2")
+    texts = [row["sentence"] for row in attattr.examples("sst2", source=tmp_path, split="validation")]
+    atts = attattr.attribute(model, tokenizer, texts, tolerance=5e-2)
+    mean = attattr.receptive_field(atts).mean
+    assert [layer["mean"] for layer in found["layers"]["attribution"]] == pytest.approx(mean.nan_to_num().tolist(), abs=1e-3)
+    edges = json.loads(reproduce("edges", run).read_text())
+    full = [float(att.probabilities[att.target]) for att in atts]
+    assert edges["full"][0] == pytest.approx(sum(full) / 3, abs=1e-4)
+    assert edges["edges"] == sorted(edges["edges"])  # a lower threshold never keeps fewer
+    for part in ("kept", "deleted"):
+        assert {name: len(values) for name, values in edges[part].items()} == dict.fromkeys(
+            ("attribution", "attention", "random", "anywhere"), 6
+        )
+    assert not list((tmp_path / "results").glob(".*"))

@@ -154,6 +154,63 @@ def test_gates_of_a_wrong_shape_are_refused_and_nothing_is_changed(shape):
     assert same_state(before, state(model))
 
 
+def test_a_mask_takes_connections_away_in_every_head_of_its_layer_and_row():
+    """Against hooks on the model's own modules: no key j is no value of token j, no row i is no context of token i."""
+    model = bert()
+    batch = inputs([5, 5])
+    keep = torch.ones(2, 3, 5, 5, dtype=torch.bool)
+    with torch.no_grad():
+        clean = model(**batch).logits
+        with tap.masked(model, keep):
+            assert torch.allclose(model(**batch).logits, clean, atol=1e-6)
+        keep[0, 1, :, 2] = False
+        keep[1, 0, 3, :] = False
+        with tap.masked(model, keep):
+            masked = model(**batch).logits
+
+        def zero_value(module, arguments, output):
+            return torch.cat([output[:, :2], torch.zeros_like(output[:, 2:3]), output[:, 3:]], dim=1)
+
+        def zero_context(module, arguments):
+            return (torch.cat([arguments[0][:, :3], torch.zeros_like(arguments[0][:, 3:4]), arguments[0][:, 4:]], dim=1),)
+
+        layers = model.bert.encoder.layer
+        hook = layers[1].attention.self.value.register_forward_hook(zero_value)
+        first = model(**batch).logits[0]
+        hook.remove()
+        hook = layers[0].attention.output.dense.register_forward_pre_hook(zero_context)
+        second = model(**batch).logits[1]
+        hook.remove()
+    assert torch.allclose(masked, torch.stack([first, second]), atol=1e-6)
+    assert (masked - clean).abs().amin() > 1e-4
+
+
+def test_one_connection_taken_away_takes_its_weight_times_its_value_and_nothing_is_renormalised():
+    model = bert()
+    batch = inputs([5])
+    recording = tap.record(model, batch)
+    keep = torch.ones(1, 3, 5, 5, dtype=torch.bool)
+    keep[0, 2, 0, 4] = False
+    context = recording.context[2].clone()
+    context[0, 0] -= recording.attention[2][0, :, 0, 4, None] * recording.value[2][0, :, 4]
+    with torch.no_grad():
+        with tap.masked(model, keep):
+            masked = model(**batch).logits
+        with tap.replaced(model, {2: context}):
+            expected = model(**batch).logits
+    assert torch.allclose(masked, expected, atol=1e-6)
+    assert not torch.allclose(masked, recording.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 5, 5), (2, 3, 5, 5), (1, 3, 6, 6)])
+def test_a_mask_of_a_wrong_shape_is_refused_and_nothing_is_changed(shape):
+    model = bert()
+    before = state(model)
+    with pytest.raises(ValueError, match="connections of shape"), tap.masked(model, torch.ones(shape, dtype=torch.bool)):
+        model(**inputs([5]))
+    assert same_state(before, state(model))
+
+
 def test_the_model_is_left_as_found_also_after_an_exception_and_in_train_mode():
     model = bert()
     model.train()

@@ -1,0 +1,57 @@
+"""Dataset-scale results: ``python -m attattr reproduce NAME``. One JSON file each under ``data/results/``, with provenance.
+
+A run that is killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..data import data_folder, digest, find_task, read_split
+from ..model_folder import versions
+from .evidence import edges, fig3, fig4
+from .models import accuracy, certificate
+from .running import Run, partial_file
+
+RESULTS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "accuracy": accuracy,
+    "certificate": certificate,
+    "fig3": fig3,
+    "fig4": fig4,
+    "edges": edges,
+}
+USUAL_ROWS = {"certificate": 200, "fig3": 200, "fig4": 200, "edges": 200}
+
+
+def reproduce(name: str, run: Run) -> Path:
+    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where."""
+    if name not in RESULTS:
+        raise ValueError(f"unknown result {name!r}: expected one of {', '.join(map(repr, RESULTS))}")
+    task = find_task(run.task)
+    everything = read_split(task, run.data)
+    run = replace(run, rows=run.rows if run.rows is not None else USUAL_ROWS.get(name))
+    if run.rows is not None and not 1 <= run.rows <= len(everything):
+        raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
+    weights = data_folder() / "models" / task.name / "adapter_model.safetensors"
+    chosen = f" --rows {run.rows}" if run.rows else ""
+    began = time.perf_counter()
+    found = RESULTS[name](run)
+    provenance = {
+        "command": f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{chosen} --seed {run.seed}",
+        "model": sha256(weights.read_bytes()).hexdigest(),
+        "data": {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed},
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began),
+    }
+    path = run.output / f"{name}-{task.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"provenance": provenance} | found) + "\n", encoding="utf-8")
+    for part in run.output.glob(partial_file(name, run, "*").name):
+        part.unlink()
+    return path

@@ -1,0 +1,43 @@
+"""What every dataset-scale computation shares: what it is run on, and going on after a kill.
+
+Finished items are kept in a file beside the result, one JSON line each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a dataset-scale computation is run on."""
+
+    task: str
+    data: str | Path  # where real rows are, as `attattr.examples` takes it
+    rows: int | None  # drawn from the validation split; None: as many as the result usually takes, or all
+    seed: int
+    output: Path  # folder of the result
+
+
+def resumable(path: Path, name: str, items: Sequence[Any], measure: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """``measure`` of every item, with a progress bar; each is appended to ``path`` at once, and those already there are not redone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+    path.write_text("".join(json.dumps(line) + "\n" for line in done))  # without the half line that a kill may have left
+    with path.open("a") as file:
+        for item in tqdm(items[len(done) :], desc=name, initial=len(done), total=len(items), mininterval=5):
+            done.append(measure(item))
+            file.write(json.dumps(done[-1]) + "\n")
+            file.flush()
+    return done
+
+
+def partial_file(name: str, run: Run, part: str = "rows") -> Path:
+    """Where the finished rows of an unfinished run are kept."""
+    return run.output / f".{name}-{run.task}-{run.rows}-{run.seed}-{part}.jsonl"
