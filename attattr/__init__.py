@@ -17,22 +17,31 @@ from . import exercises, figures, widgets
 from .attribution import Attribution, attribute
 from .data import examples, lexicon, result, texts
 from .graph import attribution_graph, attribution_tree
+from .heads import Correlation, PruningCurve, correlation, head_importance, prune_heads, pruning_curve
 from .pretrained import load
 from .receptive_field import ReceptiveField, receptive_field
+from .removal import remove_heads
 
 __version__ = "0.1.0"
 __all__ = [
     "Attribution",
+    "Correlation",
+    "PruningCurve",
     "ReceptiveField",
     "attribute",
     "attribution_graph",
     "attribution_tree",
+    "correlation",
     "examples",
     "exercises",
     "figures",
+    "head_importance",
     "lexicon",
     "load",
+    "prune_heads",
+    "pruning_curve",
     "receptive_field",
+    "remove_heads",
     "result",
     "texts",
     "widgets",

@@ -7,6 +7,7 @@ is left is not renormalised: the context of a token becomes what the remaining c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,14 +56,14 @@ def right_without(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     labels: Sequence[int],
-    keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"],
+    keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"] | None,
 ) -> Bool[Tensor, " B"]:
-    """Which texts the model still gets right with only the heads in ``keep``: one choice for all texts, or one for each."""
+    """Which texts the model still gets right with only the heads in ``keep``: one choice for all, or one for each text; None: all heads."""
     right = torch.zeros(len(texts), dtype=torch.bool)
     for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS):
         index = list(batch.index)
-        chosen = keep if keep.ndim == 2 else keep[index]
-        with torch.no_grad(), gated(model, chosen.float().to(model.device)):
+        chosen = keep[index] if keep is not None and keep.ndim == 3 else keep
+        with torch.no_grad(), gated(model, chosen.float().to(model.device)) if chosen is not None else nullcontext():
             predicted = model(**batch.inputs).logits.argmax(-1).cpu()
         right[index] = predicted == torch.tensor(labels)[index]
     return right

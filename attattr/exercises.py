@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import networkx as nx
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from .attribution import Attribution
@@ -124,3 +127,80 @@ def check_without_largest(without_largest: Callable[[Tensor, Tensor, int], Tenso
     if not attention.all():
         report("Exercise 2.2", "a changed input", "attention left as it is", False)
     report("Exercise 2.2", got, f"{expected.tolist()} for count = {count} and scores {scores.tolist()}", right)
+
+
+def check_peak(peak: Callable[[Tensor], Tensor]) -> None:
+    """Exercise 5.1: ``peak(attention)`` is the largest weight of a row, in the mean over the rows of each head, "L H" (chapter 5)."""
+    attention = torch.tensor([[[0.9, 0.1], [0.6, 0.4]], [[1.0, 0.0], [0.7, 0.3]]])[None]  # one layer, two heads, two tokens
+    got, expected = peak(attention), torch.tensor([[0.75, 0.85]])
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got, expected))
+    report("Exercise 5.1", got, f"{expected.tolist()} for attention {attention.tolist()}", right)
+
+
+def check_values_without_label(values_without_label: Callable[[Sequence[Attribution]], Tensor]) -> None:
+    """Exercise 5.2: ``values_without_label(atts)`` is max Attr_h(A) towards the class that the model chose, "B L H" (chapter 5)."""
+    scores = torch.tensor([[[[0.5, -0.75], [0.0, 0.25]], [[-0.1, -0.2], [-0.3, -0.4]]]])  # one layer, two heads, two tokens
+    nothing = torch.zeros(1)
+    atts = [
+        Attribution(
+            scores=sign * scores,
+            attention=scores.abs(),
+            tokens=("a", "b"),
+            text="a b",
+            target=target,
+            label=label,
+            probabilities=torch.tensor([0.5, 0.5]),
+            difference=nothing,
+            completeness=nothing,
+            error=nothing,
+            evaluations=torch.ones(1, dtype=torch.long),
+            method="riemann",
+            tolerance=0.01,
+        )
+        for sign, target, label in ((1, 1, "positive"), (-1, 0, "negative"))
+    ]
+    got, expected = values_without_label(atts), torch.tensor([[[0.5, -0.1]], [[0.75, 0.4]]])
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got, expected))
+    report("Exercise 5.2", got, f"{expected.tolist()} for two texts with the scores {scores.tolist()} and their negative", right)
+
+
+def check_tree_edges(tree_edges: Callable[[nx.DiGraph, int, int], Tensor]) -> None:
+    """Exercise 5.3: ``tree_edges(tree, layers, tokens)`` is the tree as a mask of connections, "L N N" (chapter 5)."""
+    tree = nx.DiGraph([(3, 1, {"layer": 2}), (1, 0, {"layer": 1}), (3, 2, {"layer": 1})])
+    got, expected = tree_edges(tree, 2, 4), torch.zeros(2, 4, 4, dtype=torch.bool)
+    expected[1, 3, 1] = expected[0, 1, 0] = expected[0, 3, 2] = True
+    if isinstance(got, Tensor) and got.shape != expected.shape:
+        report("Exercise 5.3", f"shape {tuple(got.shape)}", f"shape {tuple(expected.shape)} (L N N)", False)
+    right = isinstance(got, Tensor) and bool((got == expected).all())
+    answer = got.nonzero().tolist() if isinstance(got, Tensor) else got
+    report("Exercise 5.3", answer, f"{expected.nonzero().tolist()} as [layer from 0, parent, child]", right)
+
+
+def check_admitted_distances(admitted_distances: Callable[[Bool[np.ndarray, "L N N"]], Sequence[Sequence[int]]]) -> None:
+    """Exercise 6.1: ``admitted_distances(kept)`` is, for each layer, the |i - j| of all connections kept, but i = j (chapter 6)."""
+    kept = np.zeros((3, 5, 5), dtype=bool)
+    kept[0, 1, 4] = kept[0, 4, 1] = kept[0, 2, 2] = kept[0, 3, 2] = kept[2, 0, 4] = True
+    got, expected = admitted_distances(kept), [[1, 3, 3], [], [4]]
+    answer = got if got is ... else [sorted(int(distance) for distance in layer) for layer in got]
+    report("Exercise 6.1", answer, f"{expected}, in any order, for {np.argwhere(kept).tolist()} as [layer, i, j]", answer == expected)
+
+
+def check_mean_distance(mean_distance: Callable[[int, int], float]) -> None:
+    """Exercise 6.2: ``mean_distance(i, N)`` is the mean distance from place i to the N - 1 others (chapter 6)."""
+    for place, tokens in ((0, 2), (0, 9), (4, 9), (7, 12)):
+        got, expected = mean_distance(place, tokens), sum(abs(place - other) for other in range(tokens)) / (tokens - 1)
+        right = got is not ... and abs(float(got) - expected) < 1e-6
+        if not right:
+            break
+    report("Exercise 6.2", got, f"{expected:.3f} from place {place} of {tokens}", right)
+
+
+def check_resampled_mean(resampled_mean: Callable[[Sequence[Sequence[int]], Sequence[int]], float]) -> None:
+    """Exercise 6.3: ``resampled_mean(of_texts, chosen)`` is the mean over all edges of the texts chosen, repeats counted (chapter 6)."""
+    of_texts = [[1, 1, 1], [4], []]
+    for chosen, expected in (([0, 1, 2], 7 / 4), ([1, 1, 0], 11 / 5), ([2, 1, 1], 4.0)):
+        got = resampled_mean(of_texts, chosen)
+        right = got is not ... and abs(float(got) - expected) < 1e-6
+        if not right:
+            break
+    report("Exercise 6.3", got, f"{expected:.3f} for the texts {chosen} of {of_texts}", right)

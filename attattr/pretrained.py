@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import TASKS, Task, data_folder
+from .removal import is_cut, load_cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
 
     Args:
         name: an embedded task (``"mnli"``, ``"rte"``, ``"sst2"``, ``"mrpc"``), a folder written by ``python -m attattr finetune`` or by
-            ``save_pretrained``, or the id of a sequence classifier on the hub.
+            ``save_pretrained`` (also of what `attattr.remove_heads` made), or the id of a sequence classifier on the hub.
         device: where to put the model, as torch names it.
 
     Raises:
@@ -44,6 +45,11 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     embedded = str(name) in TASKS and not Path(name).is_dir()
     if embedded or (Path(name) / "adapter_config.json").is_file():
         model, tokenizer = load_adapter(adapter_folder(name))
+    elif is_cut(name):
+        from transformers import AutoTokenizer
+
+        with quiet():
+            model, tokenizer = load_cut(name), AutoTokenizer.from_pretrained(name)
     else:
         model, tokenizer, new = classifier(str(name))
         if new:

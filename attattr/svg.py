@@ -1,19 +1,29 @@
-"""A heatmap as plain SVG text: what the live widgets show wherever HTML can be shown, without any script."""
+"""A heatmap and a graph as plain SVG text: what the live widgets show wherever HTML can be shown, without any script."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 from plotly.colors import sample_colorscale
 from torch import Tensor
 
-from .figures.style import DIVERGING, SEQUENTIAL
+from .figures import flow
+from .figures.sentence import FOR
+from .figures.style import DIVERGING, SEQUENTIAL, token_labels
+from .graph import find_terminal, layer_scores
+
+if TYPE_CHECKING:
+    from .attribution import Attribution
 
 CELL, GAP, LETTER = 22.0, 8.0, 7.2  # pixels: side of a cell, space between parts, width of a letter
 LEGEND_STEPS = 24
+COLUMN, ROOM, NARROWEST = (18.0, 44.0), 560.0, 18.0  # pixels: a graph's columns in its own measure, its width, a column on the screen
+BEND = 0.33  # how far along its rise a curve keeps its direction
 
 
 def heatmap(
@@ -79,3 +89,72 @@ def legend(x: float, y: float, height: float, limit: float, words: Callable[[flo
     ]
     marks = ((limit, 10.0), ((limit + lowest) / 2, height / 2 + 4), (lowest, height))
     return "".join(bars + [f'<text x="{x + 18:.0f}" y="{y + at:.0f}">{escape(words(value))}</text>' for value, at in marks])
+
+
+def flow_graph(att: Attribution, graph: nx.DiGraph) -> str:
+    """An attribution graph as `attattr.figures.flow_figure` draws it; each curve says under the pointer what it is.
+
+    Args:
+        att: the attribution, which gives tokens, bands and verdict.
+        graph: what `attattr.attribution_graph` made of it.
+    """
+    layers, tokens, names = len(att.scores), att.tokens, token_labels(att.tokens)
+    column, rise = float(np.clip(ROOM / len(tokens), *COLUMN)), flow.rise(layers)
+    left, top = 30 + column / 2, 50.0
+    bottom = top + rise * layers
+    upright = max(map(len, tokens)) * LETTER < column
+    width, height = left + column * len(tokens), bottom + (28 if upright else 20 + LETTER * max(map(len, tokens)))
+    title = f"attribution graph: {flow.decided(att)}"
+
+    def at(level: int | float, place: int | float) -> tuple[float, float]:
+        return left + column * place, bottom - rise * level
+
+    parts, colors = [words(GAP, 18.0, title, "start", "#222", 'font-size="14"')], ["#222"] * len(tokens)
+    for (start, end, name), fill, color in zip(flow.bands(att), flow.BANDS, flow.PARTS, strict=False):
+        colors[start:end] = [color] * (end - start)
+        x, y = at(layers, start - 0.5)
+        box = f'width="{column * (end - start):.1f}" height="{bottom - top + 26:.0f}"'
+        parts.append(f'<rect x="{x:.1f}" y="{y - 20:.0f}" {box} fill="{fill}"/>')
+        parts.append(words(x + column * (end - start) - 4, y - 7, name, "end", color))
+    parts += [words(GAP, at(layer - 0.5, 0)[1] + 4, str(layer), "start", "#222") for layer in range(1, layers + 1)]
+    for place, (token, color) in enumerate(zip(tokens, colors, strict=True)):
+        x, y = at(0, place)
+        turn = "" if upright else f'transform="rotate(-90 {x + 4:.1f} {y + 12:.1f})"'
+        parts.append(words(x if upright else x + 4, y + (20 if upright else 12), token, "middle" if upright else "end", color, turn))
+        parts.append(line(at(0, place), at(layers, place), flow.GRID, 1.0))
+    for color, carrying in ((flow.TAIL, False), (flow.CARRIER, True)):
+        parts += [line(at(*v), at(*u), color, 1.6 if carrying else 1.0) for u, v in flow.residual(graph, carrying)]
+    parts += [dot(at(*node), 2.2, flow.NODE) for node in graph]
+    largest = layer_scores(att).max((1, 2))
+    edges = [
+        (flow.strength(d["score"], largest[d["layer"] - 1]), u, v, d) for u, v, d in graph.edges(data=True) if d["kind"] == "attention"
+    ]
+    for step, u, v, data in sorted(edges, key=lambda edge: edge[0]):  # the strongest on top
+        told = f"layer {data['layer']}, head {data['head']}: {names[u[1]]} reads {names[v[1]]}, score {data['score']:.2g}"
+        thick, opacity = flow.stroke(step)
+        parts.append(line(at(*v), at(*u), FOR, thick, f'opacity="{opacity}"', told))
+    parts.append(dot(at(layers, find_terminal(att.tokens)), 8.0, "#222"))
+    return (
+        f'<div style="overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'aria-label="{escape(title)}" style="display:block;width:100%;min-width:{NARROWEST * len(tokens):.0f}px;'
+        f'max-width:{1.3 * width:.0f}px;background:#fff" font-family="sans-serif" font-size="12" fill="none">{"".join(parts)}</svg></div>'
+    )
+
+
+def words(x: float, y: float, text: str, anchor: str, color: str, more: str = "") -> str:
+    """A line of text that starts, ends, or has its middle at a point."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" {more}>{escape(text)}</text>'
+
+
+def dot(at: tuple[float, float], radius: float, color: str) -> str:
+    """A disc."""
+    return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius}" fill="{color}"/>'
+
+
+def line(low: tuple[float, float], high: tuple[float, float], color: str, width: float, more: str = "", told: str = "") -> str:
+    """A vertical, or a smooth curve, from the lower point up to the higher one; ``told`` stands under the pointer."""
+    (x, y), (to_x, to_y) = low, high
+    bend = BEND * (to_y - y)
+    title = f"<title>{escape(told)}</title>" if told else ""
+    path = f"M{x:.1f} {y:.1f}C{x:.1f} {y + bend:.1f} {to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}"
+    return f'<path d="{path}" stroke="{color}" stroke-width="{width}" {more}>{title}</path>'

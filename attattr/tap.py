@@ -75,7 +75,7 @@ def tapped(model: nn.Module, handler: Handler) -> Iterator[None]:
     ) -> tuple[Tensor, Tensor]:
         # The model family's own plain attention, so that its peculiarities (grouped keys, soft caps, biases) are kept.
         context, attention = family_attention(module)(module, query, key, value, attention_mask, **options)
-        heads_per_value = attention.shape[1] // value.shape[1]
+        heads_per_value = attention.shape[1] // max(1, value.shape[1])  # a layer may have lost all its heads
         context = handler(calls[0], attention, value.repeat_interleave(heads_per_value, dim=1), context)
         calls[0] += 1
         return context, attention
@@ -108,6 +108,15 @@ def family_attention(module: nn.Module) -> Callable:
         if found is not None:
             return found
     raise TypeError(f"no eager_attention_forward beside {type(module).__name__}: the tap cannot see the attention of this model")
+
+
+def untapped(model: nn.Module) -> TypeError:
+    """What to say of a model none of whose attention came by."""
+    return TypeError(
+        f"the attention of {type(model).__name__} does not go through transformers' attention interface, so it cannot be "
+        "tapped: expected a model whose code calls ALL_ATTENTION_FUNCTIONS (BERT, RoBERTa, DistilBERT, GPT-2, ViT ... do; "
+        "DeBERTa-v2 and XLNet do not)"
+    )
 
 
 @contextmanager
@@ -167,6 +176,34 @@ def replaced(model: nn.Module, contexts: Mapping[int, Float[Tensor, "B N H d"]])
         yield
 
 
+def context_gradients(
+    model: nn.Module, inputs: Mapping[str, Tensor], objective: Callable[[Tensor], Tensor]
+) -> list[tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]]:
+    """The contexts c of every layer and ∂objective(logits)/∂c, all layers by one backward pass."""
+    contexts: list[Tensor] = []
+    probes: list[Tensor] = []
+
+    def probe(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
+        contexts.append(context.detach())
+        probes.append(torch.zeros_like(context, requires_grad=True))
+        return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
+
+    with evaluating(model), torch.enable_grad(), tapped(model, probe):
+        total = objective(model(**inputs).logits)
+    if not probes:
+        raise untapped(model)
+    return list(zip(contexts, torch.autograd.grad(total, probes), strict=True))
+
+
+def layers_and_heads(model: nn.Module) -> tuple[int, int]:
+    """How many layers and heads the model's configuration says that it has."""
+    config: Any = model.config
+    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    if not isinstance(layers, int) or not isinstance(heads, int):
+        raise TypeError(f"{type(config).__name__} has no num_hidden_layers and num_attention_heads: expected a Transformer's configuration")
+    return layers, heads
+
+
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     """Run ``model`` once, without gradients, and keep what happened in every layer.
 
@@ -193,16 +230,17 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         stack.enter_context(tapped(model, keep))
         logits = model(**inputs).logits
     if not seen:
-        raise TypeError(
-            f"the attention of {type(model).__name__} does not go through transformers' attention interface, so it cannot be "
-            "tapped: expected a model whose code calls ALL_ATTENTION_FUNCTIONS (BERT, RoBERTa, DistilBERT, GPT-2, ViT ... do; "
-            "DeBERTa-v2 and XLNet do not)"
-        )
+        raise untapped(model)
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
         )
     attention, value, context, owner = zip(*seen, strict=True)
+    if len({layer.shape[1] for layer in attention}) > 1:
+        raise ValueError(
+            f"layers with {[layer.shape[1] for layer in attention]} heads: expected as many in each. Heads were cut out of this model; "
+            "explain the whole model under `attattr.prune_heads` instead, which computes the same"
+        )
     blocks = blocks_of(model, owner, entered)
     return Recording(attention, value, context, logits, dict(inputs), *blocks, reads_first_row_only(model, inputs, blocks[0], logits))
 

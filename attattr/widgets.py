@@ -23,8 +23,10 @@ from . import svg
 from .attribution import Attribution, attribute
 from .display import certificate
 from .encoding import Text, check_texts
+from .figures.flow import graph_sentences
 from .figures.heads import head_name, largest, strongest_head
 from .figures.style import token_labels
+from .graph import TAU, attention_scores, attribution_graph, retained
 from .quadrature import METHODS
 
 if TYPE_CHECKING:
@@ -90,6 +92,46 @@ def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     return explorer([sentence, method, steps, at_layer], picture)
 
 
+def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+    """The attribution graph of a text of your own, with one τ, or with one for each layer: Figure 4.1, live.
+
+    One τ is for all layers but the last, where it is 0, as in the paper.
+    """
+    explain = explainer(model, tokenizer)
+    start, _ = explain(as_line(text))
+    top = len(start.scores)
+    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
+    tau = ipywidgets.FloatSlider(TAU, min=0, max=1, step=0.05, description="τ")
+    several = ipywidgets.Checkbox(False, description="one for each layer", indent=False)
+    of_layer = [
+        ipywidgets.FloatSlider(TAU * (n < top), min=0, max=1, step=0.05, description=f"layer {n}", layout={"width": "15rem"})
+        for n in range(1, top + 1)
+    ]
+    drawer = ipywidgets.Box(of_layer, layout={"display": "none", "flex_flow": "row wrap"})
+
+    def open_drawer(_: object) -> None:
+        tau.disabled, drawer.layout.display = several.value, "flex" if several.value else "none"
+        for slider in of_layer[:-1]:
+            slider.value = tau.value
+
+    several.observe(open_drawer, "value")
+
+    def picture() -> tuple[str, str]:
+        att, doubt = explain(sentence.value)
+        taus = [slider.value for slider in of_layer] if several.value else tau.value
+        graph = attribution_graph(att, taus)
+        edges = len(attention_scores(graph))
+        if not edges:
+            raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
+        told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
+        return svg.flow_graph(att, graph) + told, (
+            f"{decision(att)} {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens once, "
+            f"from the top down, and no [SEP] that is a leaf. {doubt or certificate(att)}"
+        )
+
+    return explorer([sentence, tau, several, drawer], picture)
+
+
 def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[Attribution, str]]:
     """A function from a line of text (and method, steps) to its attribution and to a warning, or ""; it remembers the last ones."""
 
@@ -110,7 +152,7 @@ def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Cal
 
 
 def explorer(controls: Sequence[ipywidgets.Widget], picture: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:
-    """Controls, a line of words, and a picture: ``picture()`` gives the last two anew whenever a control changes."""
+    """Controls (or boxes of them), a line of words, and a picture: ``picture()`` gives the last two anew whenever a control changes."""
     words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "98%"})
 
     def draw(_: object = None) -> None:
@@ -122,7 +164,8 @@ def explorer(controls: Sequence[ipywidgets.Widget], picture: Callable[[], tuple[
             words.value = f"<b>Not drawn:</b> {escape(str(error))}"
 
     for control in controls:
-        control.observe(draw, "value")
+        for one in getattr(control, "children", [control]):
+            one.observe(draw, "value")
     draw()
     return ipywidgets.VBox([*controls, words, canvas])
 

@@ -14,11 +14,12 @@ MODULES = sorted((ROOT / "attattr").rglob("*.py"))
 # A module may import those in earlier rows, never later ones; within a row none imports another.
 ORDER = [
     {"tap", "quadrature", "data", "encoding"},
+    {"removal"},
     {"pretrained", "evaluation"},
     {"display", "model_folder"},
     {"attribution"},
     {"graph", "effectiveness"},  # an attribution graph is a networkx graph: who reads one need not import who makes it
-    {"receptive_field"},
+    {"receptive_field", "heads"},
     {"finetune"},
     {"figures"},
     {"svg"},

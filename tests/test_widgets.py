@@ -1,3 +1,4 @@
+import html
 import re
 from html.parser import HTMLParser
 
@@ -6,7 +7,9 @@ import torch
 
 import attattr
 from attattr import svg
-from attattr.widgets import MAX_TOKENS, head_browser, steps_explorer
+from attattr.figures import graph_sentences
+from attattr.graph import attention_scores, attribution_graph
+from attattr.widgets import MAX_TOKENS, graph_explorer, head_browser, steps_explorer
 
 TEXT = "there is not a dull moment in this film ."
 
@@ -97,6 +100,102 @@ def test_steps_explorer_shows_the_error_fall(sst2):
     before = picture.value
     controls["Layer"].value = (controls["Layer"].value + 1) % 6
     assert picture.value != before
+
+
+PAIR = ("hardly anybody on our street locks their door", "Most people on our street do not lock their door.")
+
+
+@pytest.fixture(scope="module")
+def mnli():
+    return attattr.load("mnli")
+
+
+def graph_parts(box):
+    """The text, the τ for all layers, the box to tick, the τ of each layer; words and picture."""
+    sentence, tau, several, drawer, words, picture = box.children
+    return sentence, tau, several, drawer, words, picture
+
+
+def told(picture):
+    """What the curves of a graph say under the pointer: layer, reader, read."""
+    return sorted(re.findall(r"<title>layer (\d+), head \d+: (\S+(?: ·\d+)?) reads (\S+(?: ·\d+)?), score", picture.value))
+
+
+def expected(att, tau):
+    labels = svg.token_labels(att.tokens)
+    return sorted((str(u[0]), labels[u[1]], labels[v[1]]) for u, v, _ in attention_scores(attribution_graph(att, tau)))
+
+
+def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
+    att = attattr.attribute(*mnli, PAIR)
+    _, tau, several, drawer, words, picture = graph_parts(graph_explorer(*mnli, text=PAIR))
+    assert drawer.layout.display == "none" and not tau.disabled
+    assert told(picture) == expected(att, 0.4)
+    assert_balanced(picture.value)
+    sentences = html.unescape(re.search(r"<details>.*<p>(.*)</p></details>", picture.value)[1])
+    assert sentences == graph_sentences(attribution_graph(att, 0.4))
+    tau.value = 0.7
+    assert told(picture) == expected(att, 0.7) != expected(att, 0.4)
+    before = picture.value
+    several.value = True
+    assert drawer.layout.display == "flex" and tau.disabled
+    assert [slider.description for slider in drawer.children] == [f"layer {n}" for n in range(1, 7)]
+    assert picture.value == before  # each layer starts where all were
+    drawer.children[4].value = 0.0
+    drawer.children[5].value = 0.9
+    assert told(picture) == expected(att, [0.7, 0.7, 0.7, 0.7, 0.0, 0.9])
+    assert f"{len(told(picture))} of them are drawn" in words.value
+    assert_balanced(picture.value)
+    several.value = False
+    assert picture.value == before and drawer.layout.display == "none" and not tau.disabled
+
+
+def test_the_graph_explorer_tells_premise_and_hypothesis_apart(mnli):
+    *_, picture = graph_parts(graph_explorer(*mnli, text=PAIR))
+    color = {word: color for color, word in re.findall(r'fill="(#\w+)" [^>]*>(hardly|not|premise|hypothesis|\[CLS\])<', picture.value)}
+    assert color["hardly"] == color["premise"] != color["not"] == color["hypothesis"]
+    sentence, *_ = box = graph_parts(graph_explorer(*mnli, text="a single text"))
+    assert "<rect" not in box[-1].value
+    sentence.value = "now a pair || of two texts"
+    assert box[-1].value.count("<rect") == 2
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", "empty text"), ("word " * 60, f"room for {MAX_TOKENS}")])
+def test_a_bad_text_leaves_the_graph_as_it_was(sst2, text, expected):
+    sentence, *_, words, picture = graph_parts(graph_explorer(*sst2, text=TEXT))
+    before = picture.value
+    sentence.value = text
+    assert "Not drawn" in words.value and expected in words.value and picture.value == before
+
+
+def test_a_tau_that_keeps_no_edge_is_answered_in_words(sst2):
+    _, _, several, drawer, words, picture = graph_parts(graph_explorer(*sst2, text=TEXT))
+    several.value = True
+    for slider in drawer.children:
+        before, slider.value = picture.value, 1.0
+    assert "Not drawn" in words.value and "lower τ" in words.value and picture.value == before
+    drawer.children[3].value = 0.5
+    assert "Not drawn" not in words.value and {layer for layer, *_ in told(picture)} == {"4"}
+
+
+def test_a_graph_shows_text_that_looks_like_markup(sst2):
+    sentence, *_, picture = graph_parts(graph_explorer(*sst2, text=TEXT))
+    sentence.value = "<script>alert(1)</script> & a film"
+    assert_balanced(picture.value)
+    assert "&lt;" in picture.value
+
+
+def test_a_curve_goes_from_the_token_that_is_read_up_to_its_reader(sst2):
+    att = attattr.attribute(*sst2, TEXT, steps=4)
+    graph = attribution_graph(att)
+    drawn = svg.flow_graph(att, graph)
+    x = {token: float(at) for at, token in re.findall(r'<text x="([\d.]+)"[^>]*>([a-z]+)</text>', drawn)}
+    (layer, reader, read), *_ = [edge for edge in expected(att, 0.4) if edge[1] in x and edge[2] in x]
+    path = re.search(
+        rf'd="M([\d.]+) ([\d.]+)C[\d. ]* ([\d.]+) ([\d.]+)"[^>]*><title>layer {layer}, head \d+: {reader} reads {read},', drawn
+    )
+    start_x, start_y, end_x, end_y = map(float, path.groups())
+    assert (start_x, end_x) == (x[read], x[reader]) and end_y < start_y
 
 
 def test_colours_of_the_svg_are_those_of_the_figures():

@@ -1,8 +1,10 @@
 """Plotly figures, one function for each figure of the book. They take results and return ``go.Figure``; none is shown."""
 
 from .convergence import cancellation_figure, convergence_figure, path_figure, steps_figure
+from .evidence import deletion_figure, removal_figure
 from .flow import flow_figure, graph_sentences
 from .heads import agreement_figure, cutting_figure, gates_figure, head_figure, maps_figure, sheets_figure, token_paths_figure
+from .receptive import receptive_figure
 from .sentence import sentence_figure
 
 __all__ = [
@@ -10,12 +12,15 @@ __all__ = [
     "cancellation_figure",
     "convergence_figure",
     "cutting_figure",
+    "deletion_figure",
     "flow_figure",
     "gates_figure",
     "graph_sentences",
     "head_figure",
     "maps_figure",
     "path_figure",
+    "receptive_figure",
+    "removal_figure",
     "sentence_figure",
     "sheets_figure",
     "steps_figure",

@@ -64,9 +64,8 @@ def flow_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int = 
     attention = {(u, v): data for graph in graphs for u, v, data in graph.edges(data=True) if data["kind"] == "attention"}
     largest = layer_scores(att).max((1, 2))
 
-    def strength(edge: Edge) -> int:
-        """The bin of the edge's score in relation to the largest of its layer, 1 to BINS."""
-        return min(BINS, 1 + int(BINS * attention[edge]["score"] / largest[attention[edge]["layer"] - 1]))
+    def bin_of(edge: Edge) -> int:
+        return strength(attention[edge]["score"], largest[attention[edge]["layer"] - 1])
 
     traces: list[tuple[go.Scatter, tuple[int, ...]]] = [(grid(layers, count), always)]
     for color, carrying in ((TAIL, False), (CARRIER, True)):
@@ -77,7 +76,7 @@ def flow_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int = 
     groups = [
         (step, positions, list(edges))
         for positions, found in together([edges_of(graph, "attention") for graph in graphs])
-        for step, edges in groupby(sorted(found, key=strength), strength)
+        for step, edges in groupby(sorted(found, key=bin_of), bin_of)
     ]
     for step, positions, edges in sorted(groups, key=lambda group: group[0]):  # the strongest on top
         traces.append((curves(edges, step), positions))
@@ -90,7 +89,7 @@ def flow_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int = 
     for position, (tau, graph) in enumerate(zip(taus, graphs, strict=True)):
         visible = [position in positions for _, positions in traces]
         steps.append({"label": f"{tau:g}: {len(edges_of(graph, 'attention'))} edges", "method": "restyle", "args": [{"visible": visible}]})
-    verdict = f"{att.label}, p = {float(att.probabilities[att.target]):.3f}"
+    verdict = decided(att)
     text = att.text if isinstance(att.text, str) else " / ".join(att.text)
     drawn = len(edges_of(graphs[active], "attention"))
     finish(
@@ -100,7 +99,7 @@ def flow_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int = 
             f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
             f"At τ = {taus[active]:g} there are {drawn} curves. {graph_sentences(graphs[active])}"
         ),
-        height=190 + max(40, 78 - 3 * layers) * layers,
+        height=190 + rise(layers) * layers,
         min_width=90 + 14 * count if count > 20 else None,
     )
     figure.update_layout(
@@ -203,6 +202,11 @@ def together(drawn: Sequence[Iterable[Thing]]) -> list[tuple[tuple[int, ...], li
     return list(groups.items())
 
 
+def decided(att: Attribution) -> str:
+    """The class that was attributed, and its probability."""
+    return f"{att.label}, p = {float(att.probabilities[att.target]):.3f}"
+
+
 def words(att: Attribution) -> list[str]:
     """The tokens as axis labels; those of a pair in two colours."""
     labels = list(att.tokens)
@@ -220,6 +224,11 @@ def bands(att: Attribution) -> list[tuple[int, int, str]]:
         return []
     names = ("premise", "hypothesis") if att.label in INFERENCE else ("first text", "second text")
     return [(1, start, names[0]), (start, len(att.tokens), names[1])]
+
+
+def rise(layers: int) -> int:
+    """The height of one layer, in pixels."""
+    return max(40, 78 - 3 * layers)
 
 
 def grid(layers: int, tokens: int) -> go.Scatter:
@@ -250,9 +259,20 @@ def dots(nodes: Sequence[Node]) -> go.Scatter:
     return go.Scatter(x=place, y=level, mode="markers", marker={"size": 4.5, "color": NODE}, hoverinfo="skip")
 
 
+def strength(score: float, largest: float) -> int:
+    """The bin of a score in relation to the largest of its layer, 1 to BINS."""
+    return min(BINS, 1 + int(BINS * score / largest))
+
+
+def stroke(step: int) -> tuple[float, float]:
+    """Width, in pixels, and opacity of the curves in one bin."""
+    share = (step - 0.5) / BINS
+    return round(0.7 + 8 * share, 1), round(0.12 + 0.75 * share**0.8, 2)
+
+
 def curves(edges: Sequence[Edge], step: int) -> go.Scatter:
     """Attention edges of one width as smooth curves, from the token that is read up to the token that reads."""
-    share = (step - 0.5) / BINS
+    width, opacity = stroke(step)
     x, y = (np.full((len(edges), len(RISE) + 1), np.nan, np.float32) for _ in "xy")
     ends = np.array(edges)  # edge, (upper, lower), (level, place)
     upper, lower = ends[:, :1, 1], ends[:, 1:, 1]
@@ -262,8 +282,8 @@ def curves(edges: Sequence[Edge], step: int) -> go.Scatter:
         x=x.ravel(),
         y=y.ravel(),
         mode="lines",
-        line={"width": round(0.7 + 8 * share, 1), "color": FOR, "shape": "spline"},
-        opacity=round(0.12 + 0.75 * share**0.8, 2),
+        line={"width": width, "color": FOR, "shape": "spline"},
+        opacity=opacity,
         hoverinfo="skip",
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..data import data_folder, digest, find_task, read_split
 from ..model_folder import versions
 from .evidence import edges, fig3, fig4
+from .heads import fig5, fig6
 from .models import accuracy, certificate
 from .running import Run, partial_file
 
@@ -25,8 +26,10 @@ RESULTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "fig3": fig3,
     "fig4": fig4,
     "edges": edges,
+    "fig5": fig5,
+    "fig6": fig6,
 }
-USUAL_ROWS = {"certificate": 200, "fig3": 200, "fig4": 200, "edges": 200}
+USUAL_ROWS = {"certificate": 200, "fig3": 200, "fig4": 200, "edges": 200, "fig5": 1000}
 
 
 def reproduce(name: str, run: Run) -> Path:
@@ -35,11 +38,12 @@ def reproduce(name: str, run: Run) -> Path:
         raise ValueError(f"unknown result {name!r}: expected one of {', '.join(map(repr, RESULTS))}")
     task = find_task(run.task)
     everything = read_split(task, run.data)
-    run = replace(run, rows=run.rows if run.rows is not None else USUAL_ROWS.get(name))
+    if run.rows is None and name in USUAL_ROWS:
+        run = replace(run, rows=min(USUAL_ROWS[name], len(everything)))
     if run.rows is not None and not 1 <= run.rows <= len(everything):
         raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
     weights = data_folder() / "models" / task.name / "adapter_model.safetensors"
-    chosen = f" --rows {run.rows}" if run.rows else ""
+    chosen = (f" --rows {run.rows}" if run.rows else "") + (" --other FOLDER" if run.other else "")
     began = time.perf_counter()
     found = RESULTS[name](run)
     provenance = {

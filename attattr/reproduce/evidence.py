@@ -24,7 +24,7 @@ from ..effectiveness import (
     same_size,
 )
 from ..encoding import Text
-from ..graph import attribution_graph
+from ..graph import attribution_graph, retained
 from ..pretrained import load
 from .running import Run, partial_file, resumable
 
@@ -88,7 +88,8 @@ def fig3(run: Run) -> dict[str, Any]:
 def fig4(run: Run) -> dict[str, Any]:
     """How far apart the tokens are that attribution graphs join, layer by layer (chapter 6, the paper's Fig. 4).
 
-    Beside it the same for the largest attention weights, and for random keys: as many in each row of each layer.
+    Beside it the same for all connections above τ (``admitted``), before the graph's rule that joins no pair twice; and, as
+    many in each row of each layer as the graph has, for the largest attention weights and for random keys.
     """
     model, tokenizer = load(run.task)
 
@@ -97,6 +98,7 @@ def fig4(run: Run) -> dict[str, Any]:
         kept = graph_edges(attribution_graph(att), *att.scores.shape[::2])
         found = {
             "attribution": kept,
+            "admitted": torch.from_numpy(retained(att)),
             "attention": same_size(kept, att.attention.sum(1)),
             "random": same_size(kept, torch.rand(kept.shape, generator=torch.Generator().manual_seed(item[0]))),
         }

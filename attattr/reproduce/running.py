@@ -23,6 +23,7 @@ class Run:
     rows: int | None  # drawn from the validation split; None: as many as the result usually takes, or all
     seed: int
     output: Path  # folder of the result
+    other: str | Path | None = None  # another model of the task, where a result compares two
 
 
 def resumable(path: Path, name: str, items: Sequence[Any], measure: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:

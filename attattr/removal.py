@@ -1,0 +1,111 @@
+"""Heads really removed: their rows of the query, key and value projections, and their columns of the output projection, cut out.
+
+transformers has no head counts per layer, so it cannot load such a model; the configuration that goes with the weights
+therefore names a model type that transformers does not know, and only `attattr.load` reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from .tap import layers_and_heads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL_TYPE = "attattr-heads-removed"
+# Names of the projections below the module that computes attention, and, from its parent, of the output projection.
+FAMILIES = (("query", "key", "value", "output.dense"), ("q_lin", "k_lin", "v_lin", "attention.out_lin"))
+
+
+def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTrainedModel:
+    """A smaller copy of ``model`` that computes what the model does under `attattr.prune_heads`, without the heads that go.
+
+    ``save_pretrained`` of the copy (and of the tokenizer) writes a folder that `attattr.load` takes.
+
+    Raises:
+        TypeError: a model whose projections are not those of BERT, RoBERTa, ELECTRA, DistilBERT or their like.
+        ValueError: ``keep`` is not one yes or no for each head.
+
+    >>> import attattr
+    >>> model, tokenizer = attattr.load("sst2")
+    >>> keep = torch.ones(6, 12, dtype=torch.bool)
+    >>> keep[3:, 4:] = False
+    >>> remove_heads(model, keep).num_parameters() < model.num_parameters()
+    True
+    """
+    if keep.dtype != torch.bool or tuple(keep.shape) != layers_and_heads(model):
+        expected = "({}, {})".format(*layers_and_heads(model))
+        raise ValueError(f"keep is {keep.dtype} of shape {tuple(keep.shape)}: expected torch.bool of shape {expected}")
+    smaller = copy.deepcopy(model)
+    cut(smaller, [of_layer.nonzero()[:, 0].tolist() for of_layer in keep])
+    return smaller
+
+
+def cut(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
+    """Keep only the named heads of every layer, in place, and say so in the configuration."""
+    for (inputs, output), heads in zip(projections(model, len(kept)), kept, strict=True):
+        size = output.in_features // layers_and_heads(model)[1]
+        index = torch.tensor(
+            [head * size + place for head in heads for place in range(size)], dtype=torch.long, device=output.weight.device
+        )
+        for linear in inputs:
+            linear.weight, linear.out_features = nn.Parameter(linear.weight.detach()[index].clone()), len(index)
+            if linear.bias is not None:
+                linear.bias = nn.Parameter(linear.bias.detach()[index].clone())
+        output.weight, output.in_features = nn.Parameter(output.weight.detach()[:, index].clone()), len(index)
+    config = model.config
+    options = {"kept_heads": [list(heads) for heads in kept], "whole_model_type": config.model_type}
+    config.__class__ = type(f"{type(config).__name__}WithoutHeads", (type(config),), {"model_type": MODEL_TYPE})
+    for name, value in options.items():
+        setattr(config, name, value)
+
+
+def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linear], nn.Linear]]:
+    """The query, key and value projections of every layer, and its output projection."""
+    found = []
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        for *names, output in FAMILIES:
+            inputs = [getattr(module, each, None) for each in names]
+            after = modules.get(f"{name.rpartition('.')[0]}.{output}")
+            if all(isinstance(linear, nn.Linear) for linear in [*inputs, after]):
+                found.append((inputs, after))
+    if len(found) != layers or getattr(model.config, "is_decoder", False):
+        raise TypeError(
+            f"cannot cut heads out of {type(model).__name__}: found {len(found)} layers with linear projections of their own, "
+            f"expected {layers}. BERT, RoBERTa, ELECTRA and DistilBERT have them; in others prune with `attattr.prune_heads`"
+        )
+    return found  # type: ignore[return-value]
+
+
+def is_cut(folder: str | Path) -> bool:
+    """Whether a folder holds a model that heads were removed from."""
+    path = Path(folder) / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+
+
+def load_cut(folder: str | Path) -> PreTrainedModel:
+    """The model in a folder that ``save_pretrained`` wrote after `remove_heads`; an ``OSError`` if its weights are not what it says."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    options: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    kept, family = options.pop("kept_heads"), options.pop("whole_model_type")
+    options.pop("model_type")
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
+    cut(model, kept)
+    try:
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+        raise OSError(f"the weights in {folder} are missing, damaged, or not of the heads that its config.json names: {error}") from error
+    return model

@@ -1,0 +1,94 @@
+"""Heads cut out of the weights: the same outputs as gated, a folder that only we load, and measured to be smaller."""
+
+import json
+
+import pytest
+import torch
+from toys import bert, family, inputs
+
+import attattr
+from attattr.removal import MODEL_TYPE
+
+TEXTS = ["a warm and moving film .", "never boring , never long , and very funny ."]
+
+
+def some_heads(layers, heads, seed=0):
+    keep = torch.rand(layers, heads, generator=torch.Generator().manual_seed(seed)) > 0.5
+    keep[0] = True
+    keep[1] = False  # a whole layer
+    return keep
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_smaller_model_computes_what_the_gated_one_does(name, implementation):
+    model = family(name)
+    model.set_attn_implementation(implementation)
+    keep = some_heads(3, 4)
+    smaller, batch = attattr.remove_heads(model, keep), inputs([7, 4])
+    with torch.no_grad():
+        with attattr.prune_heads(model, keep):
+            gated = model(**batch).logits
+        assert torch.allclose(smaller(**batch).logits, gated, atol=1e-5)
+        assert not torch.allclose(model(**batch).logits, gated, atol=1e-3)
+    assert model.config.model_type == name  # the original is untouched
+    removed = int((~keep).sum()) * 8
+    assert model.num_parameters() - smaller.num_parameters() == removed * (4 * 32 + 3)  # rows of q, k, v with biases, columns of the output
+
+
+def test_a_saved_smaller_model_is_loaded_by_us_and_refused_by_transformers(tmp_path):
+    from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+    model, tokenizer = attattr.load("sst2")
+    smaller = attattr.remove_heads(model, some_heads(6, 12))
+    smaller.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, its_tokenizer = attattr.load(tmp_path)
+    batch = its_tokenizer(TEXTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, smaller(**batch).logits)
+    assert loaded.config.id2label == {0: "negative", 1: "positive"}
+    assert not loaded.training
+    loaded.save_pretrained(tmp_path / "again")  # and once more
+    tokenizer.save_pretrained(tmp_path / "again")
+    with torch.no_grad():
+        assert torch.equal(attattr.load(tmp_path / "again")[0](**batch).logits, smaller(**batch).logits)
+    with pytest.raises(ValueError, match=MODEL_TYPE):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        BertForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_weights_that_do_not_fit_the_heads_or_are_missing_are_an_oserror(tmp_path):
+    model, tokenizer = attattr.load("sst2")
+    attattr.remove_heads(model, some_heads(6, 12)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["kept_heads"][0] = [0]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OSError, match="not of the heads that its"):
+        attattr.load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="missing, damaged"):
+        attattr.load(tmp_path)
+
+
+def test_all_heads_may_go_and_none(tmp_path):
+    model, batch = bert(), inputs([5])
+    with torch.no_grad():
+        assert torch.equal(attattr.remove_heads(model, torch.ones(3, 4, dtype=torch.bool))(**batch).logits, model(**batch).logits)
+        nothing = torch.zeros(3, 4, dtype=torch.bool)
+        with attattr.prune_heads(model, nothing):
+            expected = model(**batch).logits
+        assert torch.allclose(attattr.remove_heads(model, nothing)(**batch).logits, expected, atol=1e-5)
+
+
+def test_what_cannot_be_cut_is_refused_in_words():
+    for name in ("albert", "gpt2", "llama"):
+        with pytest.raises(TypeError, match="cannot cut heads out of"):
+            attattr.remove_heads(family(name), torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"expected torch.bool of shape \(3, 4\)"):
+        attattr.remove_heads(bert(), torch.ones(4, 3, dtype=torch.bool))
+    model, tokenizer = attattr.load("sst2")
+    with pytest.raises(ValueError, match=r"Heads were cut out of this model"):
+        attattr.attribute(attattr.remove_heads(model, some_heads(6, 12)), tokenizer, TEXTS[0])
