@@ -14,7 +14,7 @@ from attattr.figures import deletion_figure, removal_figure
 from attattr.figures.evidence import AWAY
 
 HEADS = 4
-KINDS = ("attribution", "attention", "random", "anywhere")
+KINDS = ("attribution", "admitted", "attention", "random", "anywhere")
 REQUIRED = ("sst2",)  # tasks whose results must be in data/results/
 
 
@@ -32,7 +32,8 @@ def removal_result(start: int) -> dict:
 def deletion_result(shift: float) -> dict:
     generator = np.random.default_rng(int(shift * 100))
     values = {part: {kind: generator.random((3, 2)).round(3).tolist() for kind in KINDS} for part in ("kept", "deleted")}
-    return {"texts": 10, "taus": [0.8, 0.4, 0.1], "edges": [20.5, 33.0, 80.0], "full": [0.9, 0.01], "none": [0.5, 0.0]} | values
+    sizes = {"edges": [20.5, 33.0, 80.0], "admitted": [25.0, 40.5, 120.0]}
+    return {"texts": 10, "taus": [0.8, 0.4, 0.1], "full": [0.9, 0.01], "none": [0.5, 0.0]} | sizes | values
 
 
 @pytest.fixture
@@ -70,7 +71,8 @@ def test_both_menus_together_show_the_four_curves_of_a_task_and_a_scope(removal,
     low, high = menu(figure, "Order of the heads:")[place].args[0]["xaxis.range"]
     traces = shown(figure, menu(figure, "Task:")[place].args[0]["visible"])
     curves = [trace for trace in traces if trace.mode == "lines+markers"]
-    assert {trace.name for trace in curves} == {f"{by}, {first} first" for by in KINDS[:2] for first in ("largest", "smallest")}
+    directions = ("largest", "smallest")
+    assert {trace.name for trace in curves} == {f"{by}, {first} first" for by in ("attribution", "attention") for first in directions}
     ticks = dict(zip(figure.layout.xaxis.tickvals, figure.layout.xaxis.ticktext, strict=True))
     for trace in curves:
         by, first = trace.name.removesuffix(" first").split(", ")
@@ -127,14 +129,14 @@ def test_both_panels_show_means_and_errors_of_the_task(deletion, place):
     figure = deletion_figure(deletion)
     task = list(deletion)[place]
     traces = shown(figure, menu(figure, "Task:")[place].args[0]["visible"])
-    names = {"attribution": "attribution", "attention": "attention", "random": "random, same rows", "anywhere": "random, anywhere"}
+    names = dict(zip(KINDS, ("attribution", "all above τ", "attention", "random, same rows", "random, anywhere"), strict=True))
     for part, axis in (("kept", "y"), ("deleted", "y2")):
         assert [a.text for a in figure.layout.annotations][axis == "y2"].startswith({"kept": "only", "deleted": "all but"}[part])
         for kind, name in names.items():
             (trace,) = [t for t in traces if t.name == name and (t.yaxis or "y") == axis]
             assert np.stack([trace.y, trace.error_y.array], 1) == pytest.approx(np.array(deletion[task][part][kind]))
-            assert list(trace.x) == deletion[task]["edges"]
-    assert sum(trace.showlegend for trace in traces) == 6  # once for both panels
+            assert list(trace.x) == deletion[task]["admitted" if kind == "admitted" else "edges"]
+    assert sum(trace.showlegend for trace in traces) == 7  # once for both panels
 
 
 def test_the_alternative_text_has_the_numbers_that_matter(removal, deletion):

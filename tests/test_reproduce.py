@@ -47,6 +47,22 @@ def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task
     assert summary["evaluations_median"] <= 6
 
 
+@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_committed_model(path):
+    found = json.loads(path.read_text())["provenance"]
+    name, _, task = path.stem.rpartition("-")
+    assert found["model"] == hashlib.sha256((data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert found["command"].startswith(f"python -m attattr reproduce {name} --task {task} --data FOLDER")
+    assert set(found["data"]) == {"split", "sha256", "rows", "seed"}
+    assert found["seconds"] > 0
+    assert set(found["versions"]) >= {"python", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("name", [*(f"fig3-{task}" for task in TASKS), "fig4-mnli", "fig4-sst2", "edges-mnli", "edges-sst2"])
+def test_the_evidence_is_measured_on_two_hundred_rows(name):
+    assert attattr.result(name)["texts"] == 200
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_committed_accuracy_belongs_to_the_committed_model_and_examples(task):
     found = attattr.result(f"accuracy-{task}")
@@ -127,8 +143,8 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
     full = [float(att.probabilities[att.target]) for att in atts]
     assert edges["full"][0] == pytest.approx(sum(full) / 3, abs=1e-4)
     assert edges["edges"] == sorted(edges["edges"])  # a lower threshold never keeps fewer
+    assert all(drawn <= admitted for drawn, admitted in zip(edges["edges"], edges["admitted"], strict=True))
+    kinds = ("attribution", "admitted", "attention", "random", "anywhere")
     for part in ("kept", "deleted"):
-        assert {name: len(values) for name, values in edges[part].items()} == dict.fromkeys(
-            ("attribution", "attention", "random", "anywhere"), 6
-        )
+        assert {name: len(values) for name, values in edges[part].items()} == dict.fromkeys(kinds, 6)
     assert not list((tmp_path / "results").glob(".*"))

@@ -15,6 +15,7 @@ from .style import finish
 # As in the paper's Fig. 3: blue for attribution, red for attention, solid when the smallest go first, dashed when the largest do.
 KINDS = {
     "attribution": ("#2166ac", "circle", "attribution"),
+    "admitted": ("#67a9cf", "circle-open", "all above τ"),
     "attention": ("#b2182b", "square", "attention"),
     "random": ("#d98c21", "diamond", "random, same rows"),
     "anywhere": ("#777777", "triangle-up", "random, anywhere"),
@@ -148,14 +149,15 @@ def removal_words(name: str, curves: Mapping[tuple[str, str, str], np.ndarray]) 
 def deletion_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """The probability of the predicted class when a graph is all that is left, and when it is what is gone (chapter 5).
 
-    Against the number of edges, which grows as τ falls. Beside the attribution graph three others of its size: the largest
-    attention weights and random keys, as many in each row of each layer; random connections anywhere in the layer. A menu chooses the task.
+    Against the number of edges, which grows as τ falls. Beside the attribution graph: all connections above τ, before the graph's
+    rule that joins no pair twice; and three others of the graph's size: the largest attention weights and random keys, as many in
+    each row of each layer; random connections anywhere in the layer. A menu chooses the task.
 
     Args:
         results: for each task what ``attattr.result("edges-TASK")`` returns; the first is shown at the start.
 
     Raises:
-        ValueError: no result, an unknown task, or a result without the four kinds of graph.
+        ValueError: no result, an unknown task, or a result without one of the kinds of graph.
     """
     tasks = checked(results)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=list(PARTS.values()))
@@ -192,7 +194,7 @@ def deletion_traces(result: Mapping[str, Any], part: str) -> Iterator[go.Scatter
     for kind, (color, symbol, name) in KINDS.items():
         mean, error = np.array(result[part][kind]).T
         yield go.Scatter(
-            x=edges,
+            x=result["admitted"] if kind == "admitted" else edges,
             y=mean.round(3),
             error_y={"type": "data", "array": error.round(3), "thickness": 1.5, "width": 3},
             customdata=result["taus"],

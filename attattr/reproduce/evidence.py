@@ -126,8 +126,9 @@ def spread_of(distances: Sequence[Sequence[int]]) -> dict[str, Any]:
 def edges(run: Run) -> dict[str, Any]:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5).
 
-    The control is as many others: random keys in the same rows, random connections of the same layers, and, as a rival, the
-    largest attention weights in the same rows.
+    Beside the graph: all connections above its τ (``admitted``), before the rule that joins no pair twice. The control is as many
+    others as the graph has: random keys in the same rows, random connections of the same layers, and, as a rival, the largest
+    attention weights in the same rows.
     """
     model, tokenizer = load(run.task)
 
@@ -137,20 +138,21 @@ def edges(run: Run) -> dict[str, Any]:
         choices: list[Tensor] = []
         for tau in TAUS:
             kept = graph_edges(attribution_graph(att, tau), *att.scores.shape[::2])
-            rivals = [same_size(kept, att.attention.sum(1))]
+            rivals = [torch.from_numpy(retained(att, tau)), same_size(kept, att.attention.sum(1))]
             rivals += [same_size(kept, torch.rand(kept.shape, generator=generator)) for _ in range(RANDOM_GRAPHS)]
             rivals += [same_size(kept, torch.rand(kept.shape, generator=generator), by_row=False) for _ in range(RANDOM_GRAPHS)]
             choices += [kept, *rivals]
         masks = torch.stack(choices)
         everything = torch.cat([masks, ~masks, torch.zeros_like(masks[:1])])
         found = probability_with(model, tokenizer, item[1], att.target, everything).double()
-        graphs = 2 + 2 * RANDOM_GRAPHS
+        graphs = 3 + 2 * RANDOM_GRAPHS
         kept_only, deleted = found[:-1].reshape(2, len(TAUS), graphs).tolist()
-        sizes = masks[::graphs].sum((1, 2, 3)).tolist()
+        sizes = masks.sum((1, 2, 3)).reshape(len(TAUS), graphs)
         return {
             "full": float(att.probabilities[att.target]),
             "none": float(found[-1]),
-            "edges": sizes,
+            "edges": sizes[:, 0].tolist(),
+            "admitted": sizes[:, 1].tolist(),
             "kept": kept_only,
             "deleted": deleted,
         }
@@ -160,6 +162,7 @@ def edges(run: Run) -> dict[str, Any]:
         "texts": len(lines),
         "taus": TAUS,
         "edges": np.mean([line["edges"] for line in lines], axis=0).round(1).tolist(),
+        "admitted": np.mean([line["admitted"] for line in lines], axis=0).round(1).tolist(),
         "full": mean_and_error([line["full"] for line in lines]),
         "none": mean_and_error([line["none"] for line in lines]),
     } | {part: of_graphs([line[part] for line in lines]) for part in ("kept", "deleted")}
@@ -168,8 +171,8 @@ def edges(run: Run) -> dict[str, Any]:
 def of_graphs(values: Sequence[Any]) -> dict[str, Any]:
     """Mean and standard error over the texts, for each τ, of each kind of graph; the random ones averaged first, for each text."""
     of_kind = np.array(values)  # texts, thresholds, graphs
-    kinds = np.split(of_kind, [1, 2, 2 + RANDOM_GRAPHS], axis=2)
-    names = ("attribution", "attention", "random", "anywhere")
+    kinds = np.split(of_kind, [1, 2, 3, 3 + RANDOM_GRAPHS], axis=2)
+    names = ("attribution", "admitted", "attention", "random", "anywhere")
     return {name: [mean_and_error(at_tau) for at_tau in kind.mean(2).T] for name, kind in zip(names, kinds, strict=True)}
 
 
