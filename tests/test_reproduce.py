@@ -53,7 +53,7 @@ def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_comm
     name, _, task = path.stem.rpartition("-")
     assert found["model"] == hashlib.sha256((data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert found["command"].startswith(f"python -m attattr reproduce {name} --task {task} --data FOLDER")
-    assert set(found["data"]) == {"split", "sha256", "rows", "seed"}
+    assert {"sha256", "rows", "seed"} <= set(found["data"])  # of which rows, all or how many, drawn how
     assert found["seconds"] > 0
     assert set(found["versions"]) >= {"python", "torch", "transformers"}
 

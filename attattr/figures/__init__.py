@@ -4,25 +4,32 @@ from .convergence import cancellation_figure, convergence_figure, path_figure, s
 from .evidence import deletion_figure, removal_figure
 from .flow import flow_figure, graph_sentences
 from .heads import agreement_figure, cutting_figure, gates_figure, head_figure, maps_figure, sheets_figure, token_paths_figure
+from .pruning import importance_figure, pruning_figure, pruning_slider
 from .receptive import receptive_figure
 from .sentence import sentence_figure
+from .universality import correlation_figure, universality_figure
 
 __all__ = [
     "agreement_figure",
     "cancellation_figure",
     "convergence_figure",
+    "correlation_figure",
     "cutting_figure",
     "deletion_figure",
     "flow_figure",
     "gates_figure",
     "graph_sentences",
     "head_figure",
+    "importance_figure",
     "maps_figure",
     "path_figure",
+    "pruning_figure",
+    "pruning_slider",
     "receptive_figure",
     "removal_figure",
     "sentence_figure",
     "sheets_figure",
     "steps_figure",
     "token_paths_figure",
+    "universality_figure",
 ]
