@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .encoding import Text, batches
-from .tap import gated, masked
+from .tap import evaluating, finite, gated, masked
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -58,13 +58,24 @@ def right_without(
     labels: Sequence[int],
     keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"] | None,
 ) -> Bool[Tensor, " B"]:
-    """Which texts the model still gets right with only the heads in ``keep``: one choice for all, or one for each text; None: all heads."""
+    """Which texts the model still gets right with only the heads in ``keep``: one choice for all, or one for each text; None: all heads.
+
+    Raises:
+        TypeError: ``keep`` is not boolean.
+        ValueError: not one label, or one choice of heads, for each text; logits that are not finite.
+    """
+    if len(labels) != len(texts) or (keep is not None and keep.ndim == 3 and len(keep) != len(texts)):
+        choices = f" and {len(keep)} choices of heads" if keep is not None and keep.ndim == 3 else ""
+        raise ValueError(f"{len(texts)} texts with {len(labels)} labels{choices}: expected one of each for every text")
+    if keep is not None and keep.dtype != torch.bool:
+        raise TypeError(f"keep is {keep.dtype}: expected torch.bool, True for a head that stays")
     right = torch.zeros(len(texts), dtype=torch.bool)
     for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS):
         index = list(batch.index)
         chosen = keep[index] if keep is not None and keep.ndim == 3 else keep
-        with torch.no_grad(), gated(model, chosen.float().to(model.device)) if chosen is not None else nullcontext():
-            predicted = model(**batch.inputs).logits.argmax(-1).cpu()
+        gates = gated(model, chosen.float().to(model.device)) if chosen is not None else nullcontext()
+        with evaluating(model), torch.no_grad(), gates:
+            predicted = finite(model, model(**batch.inputs).logits).argmax(-1).cpu()
         right[index] = predicted == torch.tensor(labels)[index]
     return right
 
@@ -84,10 +95,11 @@ def graph_edges(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tensor, "L 
 
 
 def same_size(edges: Bool[Tensor, "L N N"], values: Float[Tensor, "L N N"], by_row: bool = True) -> Bool[Tensor, "L N N"]:
-    """Another choice of as many connections as ``edges`` has: in each layer those with the largest ``values``.
+    """A choice of as many connections as ``edges`` has: in each layer those with the largest ``values``.
 
-    With ``by_row``, as many in each row of each layer, so that the same tokens attend to as many tokens, only to others.
-    Random values make the control; attention weights make the rival.
+    With ``by_row``, as many in each row of each layer, so that the same tokens attend to as many tokens. Random values make the
+    control, attention weights the rival. Connections of ``edges`` may be chosen again, and in a row where most are edges most
+    are; a control that holds some of the graph makes the graph's lead over it smaller, never larger.
     """
     flat, wanted = (values, edges) if by_row else (values.flatten(1), edges.flatten(1))
     rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
@@ -100,7 +112,8 @@ def probability_with(
     """The probability of class ``target`` of one text when only the connections in ``keep`` are left, once for each of R choices.
 
     Raises:
-        ValueError: ``keep`` is not of the model's layers and the text's tokens; a class that the model does not have.
+        ValueError: ``keep`` is not of the model's layers and the text's tokens; a class that the model does not have; logits
+            that are not finite.
     """
     (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
     if not 0 <= target < model.config.num_labels:
@@ -108,6 +121,6 @@ def probability_with(
     found = []
     for some in keep.split(max(1, TOKENS_PER_PASS // batch.lengths[0])):
         inputs = {name: tensor.expand(len(some), -1) for name, tensor in batch.inputs.items()}
-        with torch.no_grad(), masked(model, some.to(model.device)):
-            found.append(model(**inputs).logits.double().softmax(-1)[:, target].float().cpu())
+        with evaluating(model), torch.no_grad(), masked(model, some.to(model.device)):
+            found.append(finite(model, model(**inputs).logits).double().softmax(-1)[:, target].float().cpu())
     return torch.cat(found)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .attribution import integrate
 from .data import texts
 from .effectiveness import right_without
-from .encoding import Batch, Text, batches
+from .encoding import Batch, Text, batches, check_texts
 from .quadrature import rule
 from .tap import context_gradients, gated, layers_and_heads, record
 
@@ -55,7 +55,8 @@ def head_importance(
             ``"attention"``: E_x[max A_h].
         steps: Gauss-Legendre nodes for ``"attribution"``.
         normalize: divide each layer by its Euclidean norm, as the authors' code does for Taylor.
-        return_per_example: also give the values before the mean; their spread is the mean's standard error.
+        return_per_example: also give the values before the mean (and before ``normalize``); their standard deviation over √B
+            is the mean's standard error.
         progress: show a progress bar.
 
     Returns:
@@ -72,22 +73,34 @@ def head_importance(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS))}")
-    shown, labels = checked_rows(model, rows)
-    if method == "accuracy":
-        per_example = without_each_head(model, tokenizer, shown, labels, progress)
-    else:
-        measure = MEASURES[method]
-        per_example = torch.empty(len(shown), *layers_and_heads(model))
-        with tqdm(total=len(shown), desc=f"importance by {method}", unit="text", disable=not progress) as bar:
-            for batch in batches(model, tokenizer, shown, TOKENS_PER_PASS):
-                gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
-                with torch.inference_mode(False):
-                    per_example[list(batch.index)] = measure(model, batch, gold, steps).float().cpu()
-                bar.update(len(batch.index))
+    # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
+    with torch.inference_mode(False):
+        per_example = values_of_heads(model, tokenizer, *checked_rows(model, rows), method, steps, progress)
     importance = per_example.mean(0)
     if normalize:
         importance = importance / importance.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return (importance, per_example) if return_per_example else importance
+
+
+def values_of_heads(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    shown: Sequence[Text],
+    labels: Sequence[int],
+    method: str,
+    steps: int,
+    progress: bool,
+) -> Float[Tensor, "B L H"]:
+    """The value of every head for every text, by any method."""
+    if method == "accuracy":
+        return without_each_head(model, tokenizer, shown, labels, progress)
+    per_example = torch.empty(len(shown), *layers_and_heads(model))
+    with tqdm(total=len(shown), desc=f"importance by {method}", unit="text", disable=not progress) as bar:
+        for batch in batches(model, tokenizer, shown, TOKENS_PER_PASS):
+            gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
+            per_example[list(batch.index)] = MEASURES[method](model, batch, gold, steps).float().cpu()
+            bar.update(len(batch.index))
+    return per_example
 
 
 def largest_scores(model: PreTrainedModel, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
@@ -186,6 +199,11 @@ def least_important(importance: Float[Tensor, "L H"], count: int) -> Bool[Tensor
     return torch.ones_like(importance, dtype=torch.bool).flatten().scatter(0, order[:count], False).reshape(importance.shape)
 
 
+def random_importance(like: Float[Tensor, "L H"], seed: int) -> Float[Tensor, "L H"]:
+    """An importance that knows nothing, the control of Fig. 5, for as many heads as another. The same seed gives the same order."""
+    return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed))
+
+
 def pruning_curve(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -221,17 +239,24 @@ def pruning_curve(
 
 
 def checked_rows(model: PreTrainedModel, rows: Dataset) -> tuple[list[Text], list[int]]:
-    """Texts and gold labels of some rows; a ``ValueError`` if there are none, or a label is not one of the model's."""
+    """Texts and gold labels of some rows, in the model's own order of the classes where the rows name theirs.
+
+    Raises ``ValueError`` if there are no rows, an empty text, or a label that is not one of the model's.
+    """
     if not len(rows):
         raise ValueError("no rows: expected at least one example with its label")
-    labels = [int(label) for label in rows["label"]]
-    classes = model.config.num_labels
-    for number, label in enumerate(labels):
-        if not 0 <= label < classes:
-            raise ValueError(
-                f"row {number} has label {label}: expected 0 to {classes - 1}, the classes {list(model.config.id2label.values())}"
-            )
-    return texts(rows), labels
+    ours = list(model.config.id2label.values())
+    theirs = getattr(rows.features["label"], "names", None)
+    labels = []
+    for number, label in enumerate(rows["label"]):
+        if label != int(label) or not 0 <= label < len(ours):
+            raise ValueError(f"row {number} has label {label}: expected 0 to {len(ours) - 1}, the classes {ours}")
+        labels.append(int(label))
+    if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any
+        if set(theirs) != set(ours):
+            raise ValueError(f"the rows have the classes {theirs}: expected those of the model, {ours}")
+        labels = [ours.index(theirs[label]) for label in labels]
+    return check_texts(texts(rows))[0], labels
 
 
 @dataclass(frozen=True)

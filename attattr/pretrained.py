@@ -46,10 +46,7 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     if embedded or (Path(name) / "adapter_config.json").is_file():
         model, tokenizer = load_adapter(adapter_folder(name))
     elif is_cut(name):
-        from transformers import AutoTokenizer
-
-        with quiet():
-            model, tokenizer = load_cut(name), AutoTokenizer.from_pretrained(name)
+        model, tokenizer = load_cut(name), own_tokenizer(name)
     else:
         model, tokenizer, new = classifier(str(name))
         if new:
@@ -74,8 +71,7 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[P
             f"cannot load {name!r}: expected one of {sorted(TASKS)}, a model folder, or the id of a sequence "
             f"classifier on the hub (which needs a network). transformers said: {error}"
         ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise OSError(f"no tokenizer files in {name}: the tokenizer knows only {tokenizer.all_special_tokens}")
+    check_tokenizer(tokenizer, name)
     base = f"{model.base_model_prefix}."
     for key, loaded, expected in sorted(found["mismatched_keys"]):  # a set: the message should not depend on its order
         if key.startswith(base) or config is None:
@@ -85,6 +81,25 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[P
     if lost:
         raise OSError(f"a checkpoint of other shape in {name}: no weights for {lost[0]} ({len(lost)} missing)")
     return model, tokenizer, sorted({key.rpartition(".")[0] for key in new})
+
+
+def own_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in a folder; an ``OSError`` if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no tokenizer files in {folder}: the tokenizer's save_pretrained writes them ({error})") from error
+    check_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | Path) -> None:
+    """Raise ``OSError`` for a tokenizer without a vocabulary, which is what transformers makes of missing files."""
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError(f"no tokenizer files in {name}: the tokenizer knows only {tokenizer.all_special_tokens}")
 
 
 def adapter_folder(name: str | Path) -> Path:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from .tap import layers_and_heads
+from .tap import family_attention, layers_and_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,8 +32,9 @@ def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTraine
     ``save_pretrained`` of the copy (and of the tokenizer) writes a folder that `attattr.load` takes.
 
     Raises:
-        TypeError: a model whose projections are not those of BERT, RoBERTa, ELECTRA, DistilBERT or their like.
-        ValueError: ``keep`` is not one yes or no for each head.
+        TypeError: a model whose projections are not those of BERT, RoBERTa, ELECTRA, DistilBERT or their like, or whose
+            attention does not go through transformers' attention interface; ``keep`` is not a boolean tensor.
+        ValueError: ``keep`` is not one yes or no for each head; a model that heads were cut out of already.
 
     >>> import attattr
     >>> model, tokenizer = attattr.load("sst2")
@@ -42,9 +43,11 @@ def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTraine
     >>> remove_heads(model, keep).num_parameters() < model.num_parameters()
     True
     """
-    if keep.dtype != torch.bool or tuple(keep.shape) != layers_and_heads(model):
-        expected = "({}, {})".format(*layers_and_heads(model))
-        raise ValueError(f"keep is {keep.dtype} of shape {tuple(keep.shape)}: expected torch.bool of shape {expected}")
+    expected = layers_and_heads(model)
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+        raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
+    if tuple(keep.shape) != expected:
+        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {expected}, layers and heads")
     smaller = copy.deepcopy(model)
     cut(smaller, [of_layer.nonzero()[:, 0].tolist() for of_layer in keep])
     return smaller
@@ -58,15 +61,20 @@ def cut(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
             [head * size + place for head in heads for place in range(size)], dtype=torch.long, device=output.weight.device
         )
         for linear in inputs:
-            linear.weight, linear.out_features = nn.Parameter(linear.weight.detach()[index].clone()), len(index)
+            linear.weight, linear.out_features = part(linear.weight, index, 0), len(index)
             if linear.bias is not None:
-                linear.bias = nn.Parameter(linear.bias.detach()[index].clone())
-        output.weight, output.in_features = nn.Parameter(output.weight.detach()[:, index].clone()), len(index)
+                linear.bias = part(linear.bias, index, 0)
+        output.weight, output.in_features = part(output.weight, index, 1), len(index)
     config = model.config
     options = {"kept_heads": [list(heads) for heads in kept], "whole_model_type": config.model_type}
     config.__class__ = type(f"{type(config).__name__}WithoutHeads", (type(config),), {"model_type": MODEL_TYPE})
     for name, value in options.items():
         setattr(config, name, value)
+
+
+def part(weight: Tensor, index: Tensor, dimension: int) -> nn.Parameter:
+    """Some rows or columns of a parameter; frozen, if it was."""
+    return nn.Parameter(weight.detach().index_select(dimension, index), requires_grad=weight.requires_grad)
 
 
 def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linear], nn.Linear]]:
@@ -78,6 +86,7 @@ def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linea
             inputs = [getattr(module, each, None) for each in names]
             after = modules.get(f"{name.rpartition('.')[0]}.{output}")
             if all(isinstance(linear, nn.Linear) for linear in [*inputs, after]):
+                family_attention(module)  # a TypeError for families that count on their number of heads
                 found.append((inputs, after))
     if len(found) != layers or getattr(model.config, "is_decoder", False):
         raise TypeError(
@@ -90,22 +99,26 @@ def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linea
 def is_cut(folder: str | Path) -> bool:
     """Whether a folder holds a model that heads were removed from."""
     path = Path(folder) / "config.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+    try:
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return False  # no model's configuration: transformers will say so
 
 
 def load_cut(folder: str | Path) -> PreTrainedModel:
-    """The model in a folder that ``save_pretrained`` wrote after `remove_heads`; an ``OSError`` if its weights are not what it says."""
+    """The model in a folder that ``save_pretrained`` wrote after `remove_heads`; an ``OSError`` if it is not what its config says."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     options: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    kept, family = options.pop("kept_heads"), options.pop("whole_model_type")
-    options.pop("model_type")
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
-    cut(model, kept)
     try:
+        kept, family = options.pop("kept_heads"), options.pop("whole_model_type")
+        options.pop("model_type")
+        with torch.random.fork_rng(devices=[]):  # the random weights that are made first are nobody's business
+            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
+        cut(model, kept)
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+    except (SafetensorError, RuntimeError, FileNotFoundError, KeyError, IndexError, TypeError, ValueError) as error:
         raise OSError(f"the weights in {folder} are missing, damaged, or not of the heads that its config.json names: {error}") from error
     return model

@@ -91,12 +91,13 @@ def legend(x: float, y: float, height: float, limit: float, words: Callable[[flo
     return "".join(bars + [f'<text x="{x + 18:.0f}" y="{y + at:.0f}">{escape(words(value))}</text>' for value, at in marks])
 
 
-def flow_graph(att: Attribution, graph: nx.DiGraph) -> str:
+def flow_graph(att: Attribution, graph: nx.DiGraph, terminal: int | None = None) -> str:
     """An attribution graph as `attattr.figures.flow_figure` draws it; each curve says under the pointer what it is.
 
     Args:
         att: the attribution, which gives tokens, bands and verdict.
         graph: what `attattr.attribution_graph` made of it.
+        terminal: the place of the token at which the flow ends, as the graph was made with; by default that of [CLS].
     """
     layers, tokens, names = len(att.scores), att.tokens, token_labels(att.tokens)
     column, rise = float(np.clip(ROOM / len(tokens), *COLUMN)), flow.rise(layers)
@@ -133,7 +134,7 @@ def flow_graph(att: Attribution, graph: nx.DiGraph) -> str:
         told = f"layer {data['layer']}, head {data['head']}: {names[u[1]]} reads {names[v[1]]}, score {data['score']:.2g}"
         thick, opacity = flow.stroke(step)
         parts.append(line(at(*v), at(*u), FOR, thick, f'opacity="{opacity}"', told))
-    parts.append(dot(at(layers, find_terminal(att.tokens)), 8.0, "#222"))
+    parts.append(dot(at(layers, find_terminal(att.tokens) if terminal is None else terminal), 8.0, "#222"))
     return (
         f'<div style="overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(title)}" style="display:block;width:100%;min-width:{NARROWEST * len(tokens):.0f}px;'

@@ -22,6 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
+PREFIX = "attattr-"
+GRADIENT_SCALE = 4096.0  # a power of two, so it changes no digit; without it small gradients vanish in float16
 Handler = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -58,16 +60,21 @@ class Branches:
 
 
 @contextmanager
-def tapped(model: nn.Module, handler: Handler) -> Iterator[None]:
+def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Iterator[None]:
     """While open, every attention call of ``model`` gives its result to ``handler(layer, attention, value, context)``.
 
     What the handler returns is used as the context from there on. The layer count starts anew with each forward pass
     of ``model``. On leaving, also by an exception, the model and transformers' registries are as they were.
+
+    Raises:
+        ValueError: the model is tapped already: the outer handler would not be heard. And, at the end of a forward pass,
+            if ``layers`` is given and the model has another number of them.
+        TypeError: at the end of a forward pass, if no attention came by.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
-    name = f"attattr-{id(handler)}"
+    name = f"{PREFIX}{id(handler)}"
     calls = [0]
 
     def attention_function(
@@ -83,18 +90,30 @@ def tapped(model: nn.Module, handler: Handler) -> Iterator[None]:
     def restart(*_: Any) -> None:
         calls[0] = 0
 
+    def count(*_: Any) -> None:
+        if not calls[0]:
+            raise untapped(model)
+        if layers is not None and calls[0] != layers:
+            raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {calls[0]}: expected as many")
+
     found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    if any(str(implementation).startswith(PREFIX) for implementation in before.values()):
+        raise ValueError(
+            f"{type(model).__name__} is inside another `with` block of this package (prune_heads or the like), which would not be "
+            "heard: leave that block first"
+        )
     AttentionInterface.register(name, attention_function)
     AttentionMaskInterface.register(name, eager_mask)  # without a mask function of the same name, padding is silently ignored
-    hook = model.register_forward_pre_hook(restart)
+    hooks = model.register_forward_pre_hook(restart), model.register_forward_hook(count)
     try:
         for config in configs.values():
             config._attn_implementation_internal = name
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
         AttentionInterface._global_mapping.pop(name, None)
@@ -135,8 +154,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def gated(model: nn.Module, gates: Float[Tensor, "L H"] | Float[Tensor, "B L H"]) -> Iterator[None]:
     """While open, the context of head h in layer l is multiplied by ``gates[l, h]``, or by ``gates[b, l, h]`` for row b.
 
-    Gates of 0 and 1 remove and keep heads. Raises ``ValueError`` on the first forward pass if the gates do not have the
-    model's number of layers and heads.
+    Gates of 0 and 1 remove and keep heads. Raises ``ValueError`` on a forward pass if the gates do not have the model's
+    number of layers and heads.
     """
 
     def multiply(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
@@ -147,7 +166,7 @@ def gated(model: nn.Module, gates: Float[Tensor, "L H"] | Float[Tensor, "B L H"]
         gate = gates[..., layer, :].to(context)
         return context * (gate[:, None, :, None] if gates.ndim == 3 else gate[:, None])
 
-    with tapped(model, multiply):
+    with tapped(model, multiply, gates.shape[-2]):
         yield
 
 
@@ -165,7 +184,7 @@ def masked(model: nn.Module, keep: Bool[Tensor, "B L N N"]) -> Iterator[None]:
             raise ValueError(f"connections of shape {tuple(keep.shape)} do not fit the model and its input: expected {expected}")
         return torch.einsum("bhnk,bhkd->bnhd", attention * keep[:, layer, None].to(attention), value)
 
-    with tapped(model, sift):
+    with tapped(model, sift, keep.shape[1]):
         yield
 
 
@@ -179,7 +198,7 @@ def replaced(model: nn.Module, contexts: Mapping[int, Float[Tensor, "B N H d"]])
 def context_gradients(
     model: nn.Module, inputs: Mapping[str, Tensor], objective: Callable[[Tensor], Tensor]
 ) -> list[tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]]:
-    """The contexts c of every layer and ∂objective(logits)/∂c, all layers by one backward pass."""
+    """The contexts c of every layer and ∂objective(logits)/∂c, in float32 at least, all layers by one backward pass."""
     contexts: list[Tensor] = []
     probes: list[Tensor] = []
 
@@ -189,15 +208,27 @@ def context_gradients(
         return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
 
     with evaluating(model), torch.enable_grad(), tapped(model, probe):
-        total = objective(model(**inputs).logits)
-    if not probes:
-        raise untapped(model)
-    return list(zip(contexts, torch.autograd.grad(total, probes), strict=True))
+        logits = finite(model, model(**inputs).logits)
+        total = objective(logits.float() if logits.dtype.itemsize < 4 else logits)
+    gradients = torch.autograd.grad(total * GRADIENT_SCALE, probes)
+    wide = [(c.float(), g.float()) if c.dtype.itemsize < 4 else (c, g) for c, g in zip(contexts, gradients, strict=True)]
+    return [(context, gradient / GRADIENT_SCALE) for context, gradient in wide]
+
+
+def finite(model: nn.Module, logits: Tensor) -> Tensor:
+    """The logits; a ``ValueError`` if they are not all finite."""
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
+        )
+    return logits
 
 
 def layers_and_heads(model: nn.Module) -> tuple[int, int]:
-    """How many layers and heads the model's configuration says that it has."""
+    """How many layers and heads the model's configuration says that it has; a ``ValueError`` if heads were cut out of it."""
     config: Any = model.config
+    if hasattr(config, "kept_heads"):
+        raise ValueError(f"heads were cut out of this {type(model).__name__}: expected the whole model")
     layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
     if not isinstance(layers, int) or not isinstance(heads, int):
         raise TypeError(f"{type(config).__name__} has no num_hidden_layers and num_attention_heads: expected a Transformer's configuration")
@@ -231,15 +262,12 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         logits = model(**inputs).logits
     if not seen:
         raise untapped(model)
-    if not torch.isfinite(logits).all():
-        raise ValueError(
-            f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
-        )
+    finite(model, logits)
     attention, value, context, owner = zip(*seen, strict=True)
     if len({layer.shape[1] for layer in attention}) > 1:
         raise ValueError(
             f"layers with {[layer.shape[1] for layer in attention]} heads: expected as many in each. Heads were cut out of this model; "
-            "explain the whole model under `attattr.prune_heads` instead, which computes the same"
+            "explain the whole one"
         )
     blocks = blocks_of(model, owner, entered)
     return Recording(attention, value, context, logits, dict(inputs), *blocks, reads_first_row_only(model, inputs, blocks[0], logits))

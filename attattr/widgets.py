@@ -111,6 +111,7 @@ def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
 
     def open_drawer(_: object) -> None:
         tau.disabled, drawer.layout.display = several.value, "flex" if several.value else "none"
+        of_layer[-1].value = 0.0
         for slider in of_layer[:-1]:
             slider.value = tau.value
 

@@ -1,5 +1,7 @@
 """Importance of heads against definitions computed another way; pruned heads say nothing; refusals."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
@@ -40,7 +42,7 @@ def test_attribution_is_the_largest_score_for_the_gold_label(loaded, rows):
 
 
 def test_three_nodes_are_enough_for_the_order_of_the_heads(loaded):
-    some = attattr.examples("sst2").shuffle(seed=0).select(range(12))
+    some = attattr.examples("sst2").shuffle(seed=0).select(range(6))
     three = attattr.head_importance(*loaded, some)
     exact = attattr.head_importance(*loaded, some, steps=8)
     assert float((three - exact).norm() / exact.norm()) <= 0.05
@@ -86,19 +88,24 @@ def test_the_released_taylor_sums_sizes_over_tokens_and_does_not_know_the_label(
     assert torch.allclose(found[0], by_hand, atol=1e-5)
 
 
-def test_accuracy_is_what_is_lost_without_the_head(loaded, rows):
+def test_accuracy_is_what_is_lost_without_the_head(loaded):
+    """On sentences of which some hang on a single head, so that all three values occur; every head, gated one by one."""
     model, tokenizer = loaded
-    found = attattr.head_importance(model, tokenizer, rows, method="accuracy", return_per_example=True)[1]
-    assert set(found.unique().tolist()) <= {-1.0, 0.0, 1.0}
-    keep = torch.ones(6, 12, dtype=torch.bool)
-    keep[5, 3] = False
-    for text, label, values in zip(SENTENCES, LABELS, found, strict=True):
-        batch = tokenizer(text, return_tensors="pt")
+    sure = "i was captivated from the opening shot , and the film only grew richer as it went on ."
+    unsure = "the three brothers are charming ; the women they pine after are such dolts that the whole enterprise collapses ."
+    texts, labels = [sure, unsure], [1, 0]
+    some = Dataset.from_dict({"sentence": texts, "label": labels})
+    found = attattr.head_importance(model, tokenizer, some, method="accuracy", return_per_example=True)[1]
+    expected = torch.zeros(2, 6, 12)
+    for b, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        batch = tokenizer([text] * 72, return_tensors="pt")
         with torch.no_grad():
-            whole = int(model(**batch).logits.argmax()) == label
-            with attattr.prune_heads(model, keep):
-                without = int(model(**batch).logits.argmax()) == label
-        assert float(values[5, 3]) == whole - without
+            whole = int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
+            with attattr.prune_heads(model, ~torch.eye(72, dtype=torch.bool).reshape(72, 6, 12)):
+                without = model(**batch).logits.argmax(-1) == label
+        expected[b] = (float(whole) - without.float()).reshape(6, 12)
+    assert torch.equal(found, expected)
+    assert found.unique().tolist() == [-1, 0, 1]
 
 
 def test_attention_is_the_largest_weight(loaded, rows):
@@ -108,7 +115,7 @@ def test_attention_is_the_largest_weight(loaded, rows):
         assert torch.allclose(values, att.attention.amax((-2, -1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "accuracy"])  # which is counted by hand above
 def test_every_method_is_the_same_in_batches_and_alone_and_twice(loaded, rows, method):
     together = attattr.head_importance(*loaded, rows, method=method, return_per_example=True)[1]
     for i in (0, 2):  # padded by different amounts in the batch
@@ -125,7 +132,10 @@ def test_normalized_layers_have_length_one(loaded, rows):
 
 def test_pairs_have_an_importance_too():
     pairs = attattr.examples("mnli").select(range(2))
-    assert (attattr.head_importance(*attattr.load("mnli"), pairs) >= 0).all()
+    model, tokenizer = attattr.load("mnli")
+    found = attattr.head_importance(model, tokenizer, pairs, steps=6, return_per_example=True)[1]
+    for text, label, values in zip(attattr.texts(pairs), pairs["label"], found, strict=True):
+        assert torch.allclose(values, attattr.attribute(model, tokenizer, text, target=label, steps=6).scores.amax((2, 3)), atol=1e-5)
 
 
 def test_pruned_heads_say_nothing_and_the_model_is_left_as_it_was(loaded):
@@ -204,12 +214,106 @@ def test_bad_input_is_refused_in_words(loaded, rows):
         attattr.pruning_curve(model, tokenizer, rows, torch.rand(6, 12), rates=[0.5, 1.5])
     with pytest.raises(TypeError, match=r"keep is torch.float32: expected a boolean tensor"):
         check_heads(model, torch.ones(6, 12))
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.classifier.weight.fill_(float("nan"))
+    for use in (attattr.head_importance, lambda *a: attattr.pruning_curve(*a, torch.rand(6, 12))):
+        with pytest.raises(ValueError, match="logits that are not finite"):
+            use(broken, tokenizer, rows)
+    halves = Dataset.from_dict({"sentence": SENTENCES[:2], "label": [0.0, 0.9]})
+    with pytest.raises(ValueError, match=r"row 1 has label 0.9"):
+        attattr.head_importance(model, tokenizer, halves)
 
 
-@pytest.mark.parametrize("shape", [(12, 6), (72,), (2, 12, 6)])
+@pytest.mark.parametrize("shape", [(12, 6), (2, 12, 6)])
 def test_a_choice_of_heads_of_another_shape_is_refused_before_the_block(loaded, shape):
-    with pytest.raises(ValueError, match=r"expected \(6, 12\), layers and heads"):
-        check_heads(loaded[0], torch.ones(shape, dtype=torch.bool))
+    with (
+        pytest.raises(ValueError, match=r"expected \(6, 12\), layers and heads"),
+        attattr.prune_heads(loaded[0], torch.ones(shape, dtype=torch.bool)),
+    ):
+        pytest.fail("the block was entered")
+
+
+def test_labels_are_matched_by_name_with_a_model_of_another_order(loaded):
+    """A model that calls its classes in the other order, weights and names, decides as before."""
+    model, tokenizer = loaded
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.classifier.weight.copy_(model.classifier.weight.flip(0))
+        other.classifier.bias.copy_(model.classifier.bias.flip(0))
+    other.config.id2label, other.config.label2id = {0: "positive", 1: "negative"}, {"positive": 0, "negative": 1}
+    some = attattr.examples("sst2").select(range(12))
+    for method in ("attribution", "taylor"):
+        expected = attattr.head_importance(model, tokenizer, some, method=method)
+        assert torch.allclose(attattr.head_importance(other, tokenizer, some, method=method), expected, atol=1e-5)
+    one = attattr.pruning_curve(model, tokenizer, some, torch.rand(6, 12), rates=[0.0])
+    two = attattr.pruning_curve(other, tokenizer, some, torch.rand(6, 12), rates=[0.0])
+    assert one.accuracy.tolist() == two.accuracy.tolist()
+    other.config.id2label = {0: "happy", 1: "sad"}
+    with pytest.raises(ValueError, match=r"the rows have the classes \['negative', 'positive'\]: expected those of the model"):
+        attattr.head_importance(other, tokenizer, some)
+
+
+@pytest.mark.parametrize("method", ["attribution", "taylor", "attention"])
+def test_the_mode_the_caller_is_in_does_not_matter(loaded, rows, method):
+    model, tokenizer = loaded
+    expected = attattr.head_importance(model, tokenizer, rows, method=method)
+    model.train()
+    try:
+        with torch.inference_mode():
+            found = attattr.head_importance(model, tokenizer, rows, method=method)
+        assert model.training
+    finally:
+        model.eval()
+    assert torch.equal(found, expected)
+
+
+def test_accuracies_do_not_depend_on_the_mode_either(loaded, rows):
+    model, tokenizer = loaded
+    importance = torch.rand(6, 12, generator=torch.Generator().manual_seed(0))
+    expected = attattr.pruning_curve(model, tokenizer, rows, importance).accuracy
+    model.train()
+    try:
+        found = [attattr.pruning_curve(model, tokenizer, rows, importance).accuracy.tolist() for _ in range(2)]
+    finally:
+        model.eval()
+    assert found == [expected.tolist()] * 2
+
+
+def test_small_gradients_do_not_vanish_in_half_precision(loaded, rows):
+    model, tokenizer = loaded
+    sure = copy.deepcopy(model)
+    with torch.no_grad():
+        sure.classifier.weight.mul_(4)
+        sure.classifier.bias.mul_(4)
+    expected = attattr.head_importance(sure, tokenizer, rows, method="taylor")
+    found = attattr.head_importance(sure.half(), tokenizer, rows, method="taylor")
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+
+
+def test_a_model_whose_attention_cannot_be_tapped_is_not_pruned_in_silence():
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    options = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    model = DebertaV2ForSequenceClassification(DebertaV2Config(**options)).eval()
+    with (
+        pytest.raises(TypeError, match="does not go through transformers' attention interface"),
+        attattr.prune_heads(model, torch.zeros(3, 4, dtype=torch.bool)),
+        torch.no_grad(),
+    ):
+        model(**inputs([5]))
+
+
+def test_blocks_inside_one_another_are_refused_since_one_would_not_be_heard(loaded, rows):
+    model, tokenizer = loaded
+    batch = tokenizer(SENTENCES[0], return_tensors="pt")
+    with torch.no_grad(), attattr.prune_heads(model, torch.zeros(6, 12, dtype=torch.bool)):
+        nothing = model(**batch).logits
+        with pytest.raises(ValueError, match="inside another `with` block"):
+            attattr.attribute(model, tokenizer, SENTENCES[0])
+        with pytest.raises(ValueError, match="inside another `with` block"):
+            attattr.head_importance(model, tokenizer, rows, method="accuracy")
+        assert torch.equal(model(**batch).logits, nothing)  # the outer block is as it was
 
 
 def test_correlation_is_pearsons_with_fishers_interval():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from toys import bert, family, inputs
+from transformers import MegatronBertConfig, MegatronBertForSequenceClassification
 
 import attattr
 from attattr.removal import MODEL_TYPE
@@ -87,8 +88,35 @@ def test_what_cannot_be_cut_is_refused_in_words():
     for name in ("albert", "gpt2", "llama"):
         with pytest.raises(TypeError, match="cannot cut heads out of"):
             attattr.remove_heads(family(name), torch.ones(3, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"expected torch.bool of shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"keep has shape \(4, 3\): expected \(3, 4\)"):
         attattr.remove_heads(bert(), torch.ones(4, 3, dtype=torch.bool))
     model, tokenizer = attattr.load("sst2")
+    smaller = attattr.remove_heads(model, some_heads(6, 12))
     with pytest.raises(ValueError, match=r"Heads were cut out of this model"):
-        attattr.attribute(attattr.remove_heads(model, some_heads(6, 12)), tokenizer, TEXTS[0])
+        attattr.attribute(smaller, tokenizer, TEXTS[0])
+    with pytest.raises(ValueError, match=r"heads were cut out of this BertForSequenceClassification"):
+        attattr.remove_heads(smaller, some_heads(6, 12))
+    megatron = MegatronBertForSequenceClassification(
+        MegatronBertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+    )
+    with pytest.raises(TypeError, match="cannot see the attention of this model"):
+        attattr.remove_heads(megatron, some_heads(3, 4))
+
+
+def test_frozen_weights_stay_frozen_and_the_random_state_is_left_alone(tmp_path):
+    model = bert()
+    model.bert.encoder.layer[2].attention.self.query.weight.requires_grad_(False)
+    smaller = attattr.remove_heads(model, some_heads(3, 4))
+    assert not smaller.bert.encoder.layer[2].attention.self.query.weight.requires_grad
+    assert smaller.bert.encoder.layer[2].attention.self.key.weight.requires_grad
+    trained, tokenizer = attattr.load("sst2")
+    attattr.remove_heads(trained, some_heads(6, 12)).save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="no tokenizer files"):
+        attattr.load(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    state = torch.get_rng_state()
+    attattr.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot load"):
+        attattr.load(tmp_path)

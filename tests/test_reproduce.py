@@ -4,9 +4,11 @@ import hashlib
 import json
 
 import pytest
+import torch
 
 import attattr
 from attattr.data import TASKS, data_folder, paper
+from attattr.effectiveness import graph_edges, probability_with
 from attattr.reproduce import Run, reproduce
 from attattr.reproduce.models import certificate_summary
 from attattr.reproduce.running import resumable
@@ -25,7 +27,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         resumable(path, "test", range(6), measure)
     with path.open("a") as file:
-        file.write('{"item": 3')  # the half line that a kill can leave
+        file.write('{"item": 3, "more": {"x": 1}')  # the half line that a kill can leave
     assert resumable(path, "test", range(6), measure) == [{"item": i} for i in range(6)]
     assert asked == [0, 1, 2, 3, 3, 4, 5]
     assert resumable(path, "test", range(6), measure) == [{"item": i} for i in range(6)]
@@ -128,7 +130,27 @@ def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
     assert len(kinds) == 4 + 4 + 5  # by attribution and attention in two directions for each text and for the set; random orders
     assert len(curves) == 13 * len(kinds)
     assert {c["right"] for c in curves if c["removed"] == 0} == {3}
-    assert len({c["right"] for c in curves if c["removed"] == 12}) == 1
+    # A few points of every kind, computed once more from attributions of our own.
+    model, tokenizer = attattr.load("sst2")
+    rows = attattr.examples("sst2", source=tmp_path, split="validation")
+    shown, labels = list(rows["sentence"]), list(rows["label"])
+    atts = [attattr.attribute(model, tokenizer, text, target=label, tolerance=5e-2) for text, label in zip(shown, labels, strict=True)]
+    values = {
+        "attribution": torch.stack([a.scores.amax((2, 3)) for a in atts]),
+        "attention": torch.stack([a.attention.amax((2, 3)) for a in atts]),
+    }
+    for by, of_texts in values.items():
+        for scope in ("example", "set"):
+            order = of_texts if scope == "example" else of_texts.mean(0, keepdim=True).expand(3, -1, -1)
+            for first in ("largest", "smallest"):
+                rank = order.argsort(dim=-1, descending=first == "largest", stable=True).argsort(dim=-1)
+                for removed in (3, 9):
+                    right = 0
+                    for b, (text, label) in enumerate(zip(shown, labels, strict=True)):
+                        with torch.no_grad(), attattr.prune_heads(model, rank[b] >= removed):
+                            right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
+                    wanted = {"scope": scope, "by": by, "first": first, "removed": removed}
+                    assert [c["right"] for c in curves if wanted.items() <= c.items()] == [right]
 
 
 def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
@@ -141,6 +163,11 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
     assert [layer["mean"] for layer in found["layers"]["attribution"]] == pytest.approx(mean.nan_to_num().tolist(), abs=1e-3)
     edges = json.loads(reproduce("edges", run).read_text())
     full = [float(att.probabilities[att.target]) for att in atts]
+    graphs = [graph_edges(attattr.attribution_graph(att, 0.4), *att.scores.shape[::2]) for att in atts]
+    for part in ("kept", "deleted"):
+        masks = [graph if part == "kept" else ~graph for graph in graphs]
+        found_now = [float(probability_with(model, tokenizer, a.text, a.target, m[None])) for a, m in zip(atts, masks, strict=True)]
+        assert edges[part]["attribution"][edges["taus"].index(0.4)][0] == pytest.approx(sum(found_now) / 3, abs=1e-4)
     assert edges["full"][0] == pytest.approx(sum(full) / 3, abs=1e-4)
     assert edges["edges"] == sorted(edges["edges"])  # a lower threshold never keeps fewer
     assert all(drawn <= admitted for drawn, admitted in zip(edges["edges"], edges["admitted"], strict=True))
@@ -148,3 +175,51 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
     for part in ("kept", "deleted"):
         assert {name: len(values) for name, values in edges[part].items()} == dict.fromkeys(kinds, 6)
     assert not list((tmp_path / "results").glob(".*"))
+
+
+def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_it_was_killed(tmp_path, monkeypatch):
+    """fig5 with everything slow replaced: what is kept of a killed run is found again only by the same run."""
+    small_copy(tmp_path)
+    asked = []
+
+    def importance(model, tokenizer, rows, method="attribution", **options):
+        asked.append(method)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return torch.rand(6, 12), torch.rand(2, 6, 12)
+
+    from attattr.reproduce import heads
+
+    monkeypatch.setattr(heads, "head_importance", importance)
+    monkeypatch.setattr(heads, "samples", lambda run: [[0, 1]] * heads.SAMPLES)
+    monkeypatch.setattr(heads, "remove_heads", lambda model, keep: model)
+    monkeypatch.setattr(heads, "right_without", lambda *_: torch.tensor([True, False, True]))
+    run = Run(task="sst2", data=tmp_path, rows=3, seed=0, output=tmp_path / "results")
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("fig5", run)
+    assert len(list((tmp_path / "results").glob(".fig5*"))) == 1
+    found = json.loads(reproduce("fig5", run).read_text())
+    jobs = sum(heads.TIMES.values())
+    assert len(asked) == jobs + 1  # the fourth was asked twice
+    assert [line["method"] for line in found["samples"]] == [method for method, times in heads.TIMES.items() for _ in range(times)]
+    assert len(found["curves"]) == (jobs + heads.RANDOM_ORDERS) * len(heads.RATES)
+    assert {point["pruned"] for point in found["curves"]} == {0, 7, 14, 21, 28, 36, 43, 50, 57, 64, 72}
+    assert not list((tmp_path / "results").glob(".*"))
+    assert "train_sha256" in found["provenance"]["data"]  # importance comes from there
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("fig5", run)
+    (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\nanother film .\tpositive\n")
+    reproduce("fig5", run)
+    assert len(asked) == 4 + jobs  # nothing of the run on other rows was taken over
+
+
+def test_fig6_wants_another_adapter_of_the_same_task(tmp_path):
+    small_copy(tmp_path)
+    options = {"task": "sst2", "data": tmp_path, "rows": None, "seed": 0, "output": tmp_path / "results"}
+    with pytest.raises(ValueError, match="pass --other FOLDER"):
+        reproduce("fig6", Run(**options))
+    with pytest.raises(ValueError, match="is for 'mrpc': expected one for 'sst2'"):
+        reproduce("fig6", Run(**options, other=data_folder() / "models" / "mrpc"))
+    with pytest.raises(ValueError, match="is the embedded one: expected one that was trained from another seed"):
+        reproduce("fig6", Run(**options, other=data_folder() / "models" / "sst2"))

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..heads import random_importance
 from .evidence import INK, LEGEND, checked
 from .heads import head_name
 from .style import DIVERGING, SEQUENTIAL, finish
@@ -240,8 +241,7 @@ def sample_importances(result: Mapping[str, Any], sample: int) -> dict[str, tupl
         if line["sample"] == sample:
             found[line["method"]] = (torch.tensor(line["importance"]), torch.tensor(line["error"]))
     if found and any((point["method"], point["sample"]) == ("random", sample) for point in result["curves"]):
-        shape = next(iter(found.values()))[0].shape
-        found["random"] = (torch.rand(shape, generator=torch.Generator().manual_seed(sample)), None)  # as `reproduce fig5` draws them
+        found["random"] = (random_importance(next(iter(found.values()))[0], sample), None)
     return {method: found[method] for method in LOOKS if method in found}
 
 

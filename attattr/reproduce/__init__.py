@@ -29,6 +29,7 @@ RESULTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "fig5": fig5,
     "fig6": fig6,
 }
+TRAIN_TOO = ("fig3", "fig5", "fig6")  # their importance comes from rows of the training split
 USUAL_ROWS = {"certificate": 200, "fig3": 200, "fig4": 200, "edges": 200, "fig5": 1000}
 
 
@@ -42,17 +43,18 @@ def reproduce(name: str, run: Run) -> Path:
         run = replace(run, rows=min(USUAL_ROWS[name], len(everything)))
     if run.rows is not None and not 1 <= run.rows <= len(everything):
         raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
-    weights = data_folder() / "models" / task.name / "adapter_model.safetensors"
-    chosen = (f" --rows {run.rows}" if run.rows else "") + (" --other FOLDER" if run.other else "")
+    weights = sha256((data_folder() / "models" / task.name / "adapter_model.safetensors").read_bytes()).hexdigest()
+    data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
+    if name in TRAIN_TOO:
+        data["train_sha256"] = digest(read_split(task, run.data, "train"))
+    made_of = {"model": weights, "data": data, "versions": versions()}
+    key = json.dumps([made_of, run.other and Path(run.other, "training.json").read_text(encoding="utf-8")])
+    run = replace(run, key=sha256(key.encode()).hexdigest()[:12])
+    options = (f" --rows {run.rows}" if run.rows else "") + (" --other FOLDER" if run.other else "")
+    command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
     began = time.perf_counter()
     found = RESULTS[name](run)
-    provenance = {
-        "command": f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{chosen} --seed {run.seed}",
-        "model": sha256(weights.read_bytes()).hexdigest(),
-        "data": {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed},
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - began),
-    }
+    provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))}
     path = run.output / f"{name}-{task.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"provenance": provenance} | found) + "\n", encoding="utf-8")

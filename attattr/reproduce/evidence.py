@@ -127,8 +127,8 @@ def edges(run: Run) -> dict[str, Any]:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5).
 
     Beside the graph: all connections above its τ (``admitted``), before the rule that joins no pair twice. The control is as many
-    others as the graph has: random keys in the same rows, random connections of the same layers, and, as a rival, the largest
-    attention weights in the same rows.
+    as the graph has: random keys in the same rows, random connections of the same layers, and, as a rival, the largest
+    attention weights in the same rows. Each may hold some of the graph's own.
     """
     model, tokenizer = load(run.task)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import random
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..data import examples, find_task, texts
+from ..data import data_folder, examples, find_task, texts
 from ..effectiveness import right_without
-from ..heads import head_importance, least_important
+from ..heads import head_importance, least_important, random_importance
 from ..pretrained import load
 from ..removal import remove_heads
 from .running import Run, partial_file, resumable
@@ -55,7 +56,7 @@ def measured(run: Run) -> list[dict[str, Any]]:
         return {"method": method, "sample": number, "rows": len(rows), "importance": rounded(mean), "error": rounded(error)}
 
     jobs = [(method, number) for method, times in TIMES.items() for number in range(times)]
-    return resumable(partial_file("importance", run), f"importance {run.task}", jobs, measure)
+    return resumable(partial_file("fig5", run, "importance"), f"importance {run.task}", jobs, measure)
 
 
 def fig5(run: Run) -> dict[str, Any]:
@@ -68,8 +69,7 @@ def fig5(run: Run) -> dict[str, Any]:
     lines = measured(run)
     values = {(line["method"], line["sample"]): torch.tensor(line["importance"]) for line in lines}
     for number in range(RANDOM_ORDERS):
-        shape = values["attribution", 0].shape
-        values["random", number] = torch.rand(shape, generator=torch.Generator().manual_seed(number))
+        values["random", number] = random_importance(values["attribution", 0], number)
     everything = examples(run.task, source=run.data)
     rows = everything.select(random.Random(run.seed).sample(range(len(everything)), run.rows or len(everything)))
     shown, labels = texts(rows), list(rows["label"])
@@ -91,15 +91,18 @@ def fig5(run: Run) -> dict[str, Any]:
 
 
 def fig6(run: Run) -> dict[str, Any]:
-    """Importance by attribution in two adapters of one task, trained from different seeds (chapter 8's control for the paper's Fig. 6).
+    """Importance by attribution in another adapter of a task, trained from another seed (chapter 8's control for the paper's Fig. 6).
 
-    The correlations between tasks need no run of their own: they come from the samples of `fig5`.
+    On the same samples as `fig5`, which has the importance in the embedded adapter; the correlations between tasks need no run
+    of their own.
     """
     if run.other is None:
         raise ValueError("fig6 compares the embedded adapter with another of its task: pass --other FOLDER, from `finetune --seed`")
     record = json.loads((Path(run.other) / "training.json").read_text(encoding="utf-8"))
     if record["task"] != find_task(run.task).name:
         raise ValueError(f"the adapter in {run.other} is for {record['task']!r}: expected one for {run.task!r}")
+    if record["sha256"] == sha256((data_folder() / "models" / record["task"] / "adapter_model.safetensors").read_bytes()).hexdigest():
+        raise ValueError(f"the adapter in {run.other} is the embedded one: expected one that was trained from another seed")
     model, tokenizer = load(run.other)
     drawn = samples(run)
 

@@ -24,12 +24,13 @@ class Run:
     seed: int
     output: Path  # folder of the result
     other: str | Path | None = None  # another model of the task, where a result compares two
+    key: str = ""  # what the partial files of a killed run must share with the run that goes on: data, weights, versions
 
 
 def resumable(path: Path, name: str, items: Sequence[Any], measure: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
     """``measure`` of every item, with a progress bar; each is appended to ``path`` at once, and those already there are not redone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+    done = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
     path.write_text("".join(json.dumps(line) + "\n" for line in done))  # without the half line that a kill may have left
     with path.open("a") as file:
         for item in tqdm(items[len(done) :], desc=name, initial=len(done), total=len(items), mininterval=5):
@@ -41,4 +42,4 @@ def resumable(path: Path, name: str, items: Sequence[Any], measure: Callable[[An
 
 def partial_file(name: str, run: Run, part: str = "rows") -> Path:
     """Where the finished rows of an unfinished run are kept."""
-    return run.output / f".{name}-{run.task}-{run.rows}-{run.seed}-{part}.jsonl"
+    return run.output / f".{name}-{run.task}-{run.rows}-{run.seed}-{run.key}-{part}.jsonl"
