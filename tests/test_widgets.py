@@ -147,6 +147,10 @@ def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
     assert f"{len(told(picture))} of them are drawn" in words.value
     assert_balanced(picture.value)
     several.value = False
+    assert picture.value == before
+    several.value = True
+    assert picture.value == before  # also when it is opened again
+    several.value = False
     assert picture.value == before and drawer.layout.display == "none" and not tau.disabled
 
 
