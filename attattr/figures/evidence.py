@@ -189,7 +189,7 @@ def deletion_traces(result: Mapping[str, Any], part: str) -> Iterator[go.Scatter
         value = result[end][0]
         line = {"color": INK, "width": 1.5, "dash": dash}
         label = f"{name} left: {value:.2f}"
-        ends = [edges[0], edges[-1]]
+        ends = [edges[0], result["admitted"][-1]]
         yield go.Scatter(x=ends, y=[value] * 2, mode="lines", line=line, name=label, legendgroup=end, hoverinfo="skip")
     for kind, (color, symbol, name) in KINDS.items():
         mean, error = np.array(result[part][kind]).T
