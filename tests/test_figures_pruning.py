@@ -10,7 +10,6 @@ import pytest
 import torch
 from datasets import Dataset
 
-import attattr
 from attattr.figures import importance_figure, pruning_figure, pruning_slider
 from attattr.heads import least_important
 from attattr.reproduce import heads as reproduction
