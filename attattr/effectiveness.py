@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .encoding import Text, batches
-from .tap import evaluating, finite, gated, masked
+from .tap import check_heads, evaluating, finite, gated, masked
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -62,13 +62,13 @@ def right_without(
 
     Raises:
         TypeError: ``keep`` is not boolean.
-        ValueError: not one label, or one choice of heads, for each text; logits that are not finite.
+        ValueError: not one label, or one choice of heads, for each text; heads that are not the model's; logits that are not finite.
     """
     if len(labels) != len(texts) or (keep is not None and keep.ndim == 3 and len(keep) != len(texts)):
         choices = f" and {len(keep)} choices of heads" if keep is not None and keep.ndim == 3 else ""
         raise ValueError(f"{len(texts)} texts with {len(labels)} labels{choices}: expected one of each for every text")
-    if keep is not None and keep.dtype != torch.bool:
-        raise TypeError(f"keep is {keep.dtype}: expected torch.bool, True for a head that stays")
+    if keep is not None:
+        check_heads(model, keep)
     right = torch.zeros(len(texts), dtype=torch.bool)
     for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS):
         index = list(batch.index)

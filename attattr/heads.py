@@ -21,7 +21,7 @@ from .data import texts
 from .effectiveness import right_without
 from .encoding import Batch, Text, batches, check_texts
 from .quadrature import rule
-from .tap import context_gradients, gated, layers_and_heads, record
+from .tap import check_heads, context_gradients, gated, layers_and_heads, record
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -172,15 +172,6 @@ def prune_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"] | Bool[Tensor,
     check_heads(model, keep)
     with gated(model, keep.to(model.device, torch.float32)):
         yield
-
-
-def check_heads(model: PreTrainedModel, keep: Tensor) -> None:
-    """Refuse what is not one yes or no for each head of the model."""
-    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
-        raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
-    if keep.ndim not in (2, 3) or tuple(keep.shape[-2:]) != layers_and_heads(model):
-        expected = "({}, {})".format(*layers_and_heads(model))
-        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {expected}, layers and heads, or one such for each row")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from .tap import family_attention, layers_and_heads
+from .tap import check_heads, family_attention, layers_and_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,11 +43,9 @@ def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTraine
     >>> remove_heads(model, keep).num_parameters() < model.num_parameters()
     True
     """
-    expected = layers_and_heads(model)
-    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
-        raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
-    if tuple(keep.shape) != expected:
-        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {expected}, layers and heads")
+    check_heads(model, keep)
+    if keep.ndim != 2:
+        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {layers_and_heads(model)}, one choice for all texts")
     smaller = copy.deepcopy(model)
     cut(smaller, [of_layer.nonzero()[:, 0].tolist() for of_layer in keep])
     return smaller

@@ -235,6 +235,15 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     return layers, heads
 
 
+def check_heads(model: nn.Module, keep: Tensor) -> None:
+    """Refuse what is not one yes or no for each head of the model."""
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+        raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
+    if keep.ndim not in (2, 3) or tuple(keep.shape[-2:]) != layers_and_heads(model):
+        expected = "({}, {})".format(*layers_and_heads(model))
+        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {expected}, layers and heads, or one such for each row")
+
+
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     """Run ``model`` once, without gradients, and keep what happened in every layer.
 

@@ -58,6 +58,16 @@ def test_each_text_may_have_its_own_heads(loaded):
     assert not right_without(model, tokenizer, TEXTS, [1 - label for label in predicted], keep).any()
 
 
+def test_labels_and_choices_of_heads_that_are_not_one_for_each_text_are_refused(loaded):
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match="4 texts with 3 labels: expected one of each"):
+        right_without(model, tokenizer, TEXTS, [0, 1, 0], None)
+    with pytest.raises(ValueError, match="4 texts with 4 labels and 2 choices of heads"):
+        right_without(model, tokenizer, TEXTS, [0, 1, 0, 1], torch.ones(2, 6, 12, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"keep has shape \(5, 12\): expected \(6, 12\)"):
+        right_without(model, tokenizer, TEXTS, [0, 1, 0, 1], torch.ones(5, 12, dtype=torch.bool))
+
+
 def test_one_choice_serves_all_texts(loaded):
     model, tokenizer = loaded
     labels = [1, 0, 1, 0]
