@@ -99,7 +99,7 @@ def same_size(edges: Bool[Tensor, "L N N"], values: Float[Tensor, "L N N"], by_r
 
     With ``by_row``, as many in each row of each layer, so that the same tokens attend to as many tokens. Random values make the
     control, attention weights the rival. Connections of ``edges`` may be chosen again, and in a row where most are edges most
-    are; a control that holds some of the graph makes the graph's lead over it smaller, never larger.
+    are: such a control is in part the graph itself.
     """
     flat, wanted = (values, edges) if by_row else (values.flatten(1), edges.flatten(1))
     rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
