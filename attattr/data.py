@@ -1,4 +1,4 @@
-"""The four tasks of the paper: their names, columns and labels, our own examples, and real data in the same shape.
+"""The four tasks of the paper, and agreement: their names, columns and labels, our own examples, and real data in the same shape.
 
 Sentences in ``data/examples/`` are written for this project. Real GLUE data is read from the hub (``source="glue"``) or from a
 folder that the reader has (``source=FOLDER``); nothing of it is kept here. The opinion lexicon of §5.3 is read likewise.
@@ -34,8 +34,12 @@ TASKS = {
         Task("rte", "RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
         Task("sst2", "SST-2", ("sentence",), ("negative", "positive")),
         Task("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+        Task("agreement", "agreement", ("sentence",), ("singular", "plural")),  # of the verb that comes next; not of GLUE (chapter 10)
     )
 }
+WIKI = {"train": "wiki_test.tsv", "validation": "wiki_dev.tsv"}  # Linzen et al. (TACL 2016); their own training file is far larger
+WIKI_COLUMNS, NUMBERS = ("sentence", "verb_idx", "verb_pos"), {"VBZ": "singular", "VBP": "plural"}
+GLUE = ("mnli", "rte", "sst2", "mrpc")  # those of the paper
 SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 HUB = "hf://datasets/nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # a revision of 2024, so that rows stay what they were
 HUB_COLUMNS = {"premise": "sentence1", "hypothesis": "sentence2"}
@@ -60,10 +64,11 @@ def examples(task: str, source: str | Path = "own", split: str = "validation") -
     """Labelled rows of one task, as a ``datasets.Dataset`` with the task's text columns and a ``ClassLabel``.
 
     Args:
-        task: ``"mnli"``, ``"rte"``, ``"sst2"`` or ``"mrpc"``.
+        task: ``"mnli"``, ``"rte"``, ``"sst2"`` or ``"mrpc"``; or ``"agreement"``: the words before a verb, and its number.
         source: ``"own"`` for the sentences written for this book (one split); ``"glue"`` for the real data from the hub
             (needs a network); or a folder: either ``FOLDER/SST-2/train.tsv`` and ``dev.tsv`` (tab-separated, one
-            header row, no quoting), or a copy of the hub's repository, ``FOLDER/sst2/train-00000-of-00001.parquet``.
+            header row, no quoting), or a copy of the hub's repository, ``FOLDER/sst2/train-00000-of-00001.parquet``. Agreement
+            is not of GLUE: ``FOLDER/agreement/wiki_test.tsv`` is ``"train"``, ``wiki_dev.tsv`` is ``"validation"``.
         split: ``"train"``, ``"validation"`` or ``"test"``; of the own examples there is only ``"validation"``.
             MNLI's ``"validation"`` is the matched one. GLUE keeps most labels of its test splits to itself: those are refused.
 
@@ -91,6 +96,12 @@ def read_split(task: Task, source: str | Path = "own", split: str = "validation"
         if split != "validation":
             raise ValueError(f"the own examples have one split, 'validation', not {split!r}; pass source=FOLDER for real data")
         return read_rows(data_folder() / "examples" / f"{task.name}.tsv", task)
+    if task.name == "agreement":
+        if split not in WIKI or str(source) == "glue":
+            raise ValueError(
+                f"agreement has no {split!r} in {str(source)!r}: expected one of {list(WIKI)}, and a folder that holds agreement/"
+            )
+        return read_agreement(Path(source) / task.folder / WIKI[split])
     if str(source) == "glue":
         return read_hub(HUB, task, split)
     table = Path(source) / task.folder / SPLITS[split]
@@ -131,12 +142,32 @@ def read_hub(root: str, task: Task, split: str) -> list[dict[str, str]]:
 
 def read_rows(path: Path, task: Task) -> list[dict[str, str]]:
     """The rows of one TSV file as dictionaries; quotes are ordinary characters, as in GLUE's own files."""
-    wanted = (*task.columns, "label")
+    rows = []
+    for line, row in read_table(path, (*task.columns, "label"), task):
+        if row["label"] not in task.labels:
+            raise ValueError(f"{path}, line {line}: unknown label {row['label']!r}, expected one of {task.labels}")
+        rows.append(row)
+    return rows
+
+
+def read_agreement(path: Path) -> list[dict[str, str]]:
+    """The words before the verb of each sentence, in the files of Linzen et al., and the number of the verb."""
+    rows = []
+    for line, row in read_table(path, WIKI_COLUMNS, TASKS["agreement"]):
+        words, place = row["sentence"].split(" "), row["verb_idx"]
+        if not (place.isdecimal() and 0 < int(place) < len(words)):
+            raise ValueError(f"{path}, line {line}: verb_idx={place!r}, expected a number from 1 to {len(words) - 1}, counted from 0")
+        if row["verb_pos"] not in NUMBERS:
+            raise ValueError(f"{path}, line {line}: unknown verb_pos {row['verb_pos']!r}, expected one of {list(NUMBERS)}")
+        rows.append({"sentence": " ".join(words[: int(place)]), "label": NUMBERS[row["verb_pos"]]})
+    return rows
+
+
+def read_table(path: Path, wanted: tuple[str, ...], task: Task) -> list[tuple[int, dict[str, str]]]:
+    """The wanted columns of one TSV file, none of them empty, each row with the number of its line."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no file {path} for task {task.name!r}: expected tab-separated columns {wanted}, "
-            f"or, in a copy of the hub's repository, {task.name}/*.parquet"
-        )
+        hint = "" if task.name == "agreement" else f", or, in a copy of the hub's repository, {task.name}/*.parquet"
+        raise FileNotFoundError(f"no file {path} for task {task.name!r}: expected tab-separated columns {wanted}{hint}")
     # Only "\n" ends a line: the csv module and splitlines() would also break rows at other characters that sentences contain.
     content = read_utf8(path)
     if not content.strip():
@@ -152,11 +183,9 @@ def read_rows(path: Path, task: Task) -> list[dict[str, str]]:
         if len(cells) != len(header):
             raise ValueError(f"{path}, line {number}: {len(cells)} tab-separated columns, expected {len(header)}: {header}")
         row = dict(zip(header, cells, strict=True))
-        if row["label"] not in task.labels:
-            raise ValueError(f"{path}, line {number}: unknown label {row['label']!r}, expected one of {task.labels}")
-        if not all(row[name].strip() for name in task.columns):
+        if not all(row[name].strip() for name in wanted):
             raise ValueError(f"{path}, line {number}: an empty column, expected text in each of {list(wanted)}")
-        rows.append({name: row[name] for name in wanted})
+        rows.append((number, {name: row[name] for name in wanted}))
     if not rows:
         raise ValueError(f"{path} holds no rows, only a header")
     return rows

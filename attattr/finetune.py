@@ -182,7 +182,7 @@ def hold_out(rows: list[Row], task: Task, settings: Settings) -> tuple[list[Row]
     of the rows), and every row that is a part of one goes with them: a phrase seen in training would give its sentence away.
     """
     random.Random(settings.seed).shuffle(rows)
-    if len(task.columns) > 1 or not settings.holdout:
+    if task.name != "sst2" or not settings.holdout:
         return rows[: settings.holdout], rows[settings.holdout :][: settings.rows]
     length = [len(row[task.columns[0]]) for row in rows]
     long_enough = sorted(length)[len(length) * 3 // 4]

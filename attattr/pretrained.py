@@ -30,8 +30,9 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
     Args:
-        name: an embedded task (``"mnli"``, ``"rte"``, ``"sst2"``, ``"mrpc"``), a folder written by ``python -m attattr finetune`` or by
-            ``save_pretrained`` (also of what `attattr.remove_heads` made), or the id of a sequence classifier on the hub.
+        name: an embedded task (``"mnli"``, ``"rte"``, ``"sst2"``, ``"mrpc"``, ``"agreement"``), a folder written by
+            ``python -m attattr finetune`` or by ``save_pretrained`` (also of what `attattr.remove_heads` made), or the id of a
+            sequence classifier on the hub.
         device: where to put the model, as torch names it.
 
     Raises:

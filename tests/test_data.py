@@ -12,7 +12,7 @@ import attattr
 from attattr.data import HUB, TASKS, data_folder, find_task, lexicon, read_rows, read_split
 
 GLUE = Path(__file__).parent.parent.parent / "shared" / "glue"
-OWN = ["mnli", "rte", "sst2", "mrpc"]
+OWN = ["mnli", "rte", "sst2", "mrpc", "agreement"]
 
 
 def normal(text):
@@ -22,7 +22,7 @@ def normal(text):
 @pytest.mark.parametrize("task", OWN)
 def test_own_examples_are_many_balanced_and_named(task):
     rows = attattr.examples(task)
-    assert len(rows) >= 300
+    assert len(rows) >= (150 if task == "agreement" else 300)
     assert tuple(rows.features["label"].names) == TASKS[task].labels
     assert tuple(rows.column_names) == (*TASKS[task].columns, "label")
     counts = Counter(rows["label"]).values()
@@ -65,7 +65,8 @@ def test_own_examples_are_neither_trivial_nor_out_of_domain(task):
     model, tokenizer = attattr.load(task)
     accuracy = evaluate(model, tokenizer, read_split(TASKS[task]), TASKS[task])["accuracy"]
     record = json.loads((data_folder() / "models" / task / "training.json").read_text())
-    assert record["accuracy"]["dev"]["accuracy"] - 0.1 <= accuracy < 0.99
+    harder = 0.15 if task == "agreement" else 0.1  # half of its own rows hold a noun of the other number, on purpose
+    assert record["accuracy"]["dev"]["accuracy"] - harder <= accuracy < 0.99
 
 
 ODD = '"He said , " it \'s naïve \u00ad – 5 £ \u201cquoted\u201d \u2028 \x85 \x0b \x1c line'
@@ -279,3 +280,40 @@ def test_missing_tasks_splits_and_files_are_refused(tmp_path):
     (tmp_path / "x.tsv").write_bytes(b"sentence\tlabel\nna\xefve\tpositive\n")
     with pytest.raises(ValueError, match=r"x\.tsv, line 2: byte 0xef is not UTF-8"):
         read_rows(tmp_path / "x.tsv", find_task("sst2"))
+
+
+WIKI = "sentence\tsubj_idx\tverb_idx\tverb_pos\tverb\tinflected_verb\n"
+
+
+def test_agreement_is_the_words_before_the_verb(tmp_path):
+    folder = tmp_path / "agreement"
+    folder.mkdir()
+    (folder / "wiki_test.tsv").write_text(WIKI + "the keys to the box are here\t1\t5\tVBP\tare\tis\nshe VBZ it\t0\t1\tVBZ\tmends\tmend\n")
+    rows = attattr.examples("agreement", source=tmp_path, split="train")
+    assert rows["sentence"][:] == ["the keys to the box", "she"]
+    assert [rows.features["label"].names[label] for label in rows["label"]] == ["plural", "singular"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("she mends it\t0\t0\tVBZ\tmends\tmend", "line 2: verb_idx='0', expected a number from 1 to 2"),
+        ("she mends it\t0\t3\tVBZ\tmends\tmend", "line 2: verb_idx='3', expected a number from 1 to 2"),
+        ("she mends it\t0\tx\tVBZ\tmends\tmend", "line 2: verb_idx='x'"),
+        ("she mended it\t0\t1\tVBD\tmended\tmend", r"unknown verb_pos 'VBD', expected one of \['VBZ', 'VBP'\]"),
+        ("she mends it\t0\t1", "line 2: 3 tab-separated columns, expected 6"),
+    ],
+)
+def test_bad_rows_of_agreement_are_named(tmp_path, row, message):
+    (tmp_path / "agreement").mkdir()
+    (tmp_path / "agreement" / "wiki_dev.tsv").write_text(WIKI + row + "\n")
+    with pytest.raises(ValueError, match=message):
+        attattr.examples("agreement", source=tmp_path)
+
+
+def test_agreement_is_not_of_glue(tmp_path):
+    for source, split in (("glue", "validation"), (tmp_path, "test")):
+        with pytest.raises(ValueError, match=f"agreement has no '{split}' in"):
+            attattr.examples("agreement", source=source, split=split)
+    with pytest.raises(FileNotFoundError, match=r"wiki_dev\.tsv for task 'agreement'"):
+        attattr.examples("agreement", source=tmp_path)

@@ -118,7 +118,7 @@ def test_the_wheel_holds_no_checkpoint_and_no_test(installed):
     assert not [name for name in names if "checkpoint" in name or "test" in name]
 
 
-@pytest.mark.parametrize("task", ["mnli", "rte", "sst2", "mrpc"])
+@pytest.mark.parametrize("task", ["mnli", "rte", "sst2", "mrpc", "agreement"])
 def test_an_adapter_is_small_documented_and_good_enough(task):
     folder = ROOT / "data" / "models" / task
     record = json.loads((folder / "training.json").read_text())
@@ -126,4 +126,5 @@ def test_an_adapter_is_small_documented_and_good_enough(task):
     assert record["sha256"] in (folder / "README.md").read_text()
     dev = json.loads((ROOT / "data" / "results" / f"accuracy-{task}.json").read_text())["dev"]
     assert record["accuracy"]["dev"]["accuracy"] == pytest.approx(dev["accuracy"], abs=0.003)  # float16 weights, another machine
-    assert dev["accuracy"] >= {"mnli": 0.73, "rte": 0.65, "sst2": 0.89, "mrpc": 0.79}[task]  # of MRPC, 0.82 was wanted: not reached
+    wanted = {"mnli": 0.73, "rte": 0.65, "sst2": 0.89, "mrpc": 0.79, "agreement": 0.97}  # of MRPC, 0.82 was wanted: not reached
+    assert dev["accuracy"] >= wanted[task]
