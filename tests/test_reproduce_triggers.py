@@ -1,6 +1,7 @@
 """Tables 1 and 2 with the model replaced by a rule: who is chosen on which rows, what the controls change, and going on after a kill."""
 
 import json
+import random
 from dataclasses import asdict
 
 import pytest
@@ -141,3 +142,12 @@ def test_the_defence_closes_the_heads_that_carry(run, asked, monkeypatch):
 def test_a_trigger_survives_json():
     trigger = Trigger(("with", "math"), (0.5, 1.0), (1, 1), 0.25, "neutral")
     assert triggers.read(json.loads(json.dumps(asdict(trigger)))) == trigger
+
+
+def test_other_places_keep_the_order_of_the_words():
+    trigger = Trigger(("c", "a", "b"), (0.9, 0.1, 0.5), (1, 0, 1), 0.2, "positive")
+    drawn = [triggers.elsewhere(trigger, random.Random(draw)) for draw in range(50)]
+    assert len({one.positions for one in drawn}) == 50
+    for one in drawn:
+        assert one.positions[1] < one.positions[2] < one.positions[0]
+        assert (one.tokens, one.segments) == (trigger.tokens, trigger.segments)

@@ -10,7 +10,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-POOL = 3000  # rows of the training split, as in the paper
+POOL = {"mnli": 3000, "sst2": 3000, "rte": 1500, "mrpc": 1500}  # rows of the training split; the paper takes 3,000 (RTE has 2,490)
 SELECTION = 300
 CHUNK = 50  # rows mined between two entries of the partial file
 TOP = 3
@@ -43,7 +42,7 @@ def pool_and_selection(run: Run) -> tuple[Dataset, Dataset]:
     rows = examples(run.task, source=run.data, split="train")
     order = random.Random(run.seed).sample(range(len(rows)), len(rows))
     selection = min(SELECTION, len(rows) // 5)
-    return rows.select(order[selection : selection + POOL]), rows.select(order[:selection])
+    return rows.select(order[selection : selection + POOL[run.task]]), rows.select(order[:selection])
 
 
 def sentiment_words(run: Run) -> dict[str, frozenset[str]] | None:
@@ -55,7 +54,7 @@ def sentiment_words(run: Run) -> dict[str, frozenset[str]] | None:
 
 
 def table1(run: Run) -> dict[str, Any]:
-    """The candidates of 3,000 training rows, and what each does to the rows of a selection (the paper's Table 1, before any choice).
+    """The candidates of up to 3,000 training rows, and what each does to the rows of a selection (the paper's Table 1, before any choice).
 
     By attribution, and, as a rival, by attention; the rows of the validation split are not touched.
     """
@@ -129,9 +128,9 @@ def mined_before(run: Run) -> dict[str, Any]:
 def table2(run: Run) -> dict[str, Any]:
     """Accuracy of each class under the triggers chosen against it, with the controls that the paper lacks (its Table 2).
 
-    Controls, all at the same places in the same rows of the class: random words, frequent words; the same words at random
-    places of the same segment, or in the other one; the best by attention; and the best three had they been chosen on the
-    reported rows themselves.
+    Controls, all at the same places in the same rows of the class: random words, frequent words; the same words in the same order
+    at random places of the same segment, or in the other one; the best by attention; and the best three had they been chosen on
+    the reported rows themselves.
     """
     model, tokenizer = load(run.task)
     mined = mined_before(run)
@@ -141,10 +140,6 @@ def table2(run: Run) -> dict[str, Any]:
     clean = predicted(model, tokenizer, shown)
     common, any_word = vocabulary(tokenizer, texts(pool_and_selection(run)[0]))
     pairs = isinstance(shown[0], tuple)
-
-    @cache
-    def of_class(name: str) -> list[int]:
-        return [i for i, label in enumerate(labels) if names[label] == name]
 
     def measured(trigger: Trigger, index: Sequence[int]) -> dict[str, Any]:
         then = predicted(model, tokenizer, [shown[i] for i in index], trigger)
@@ -181,10 +176,10 @@ def table2(run: Run) -> dict[str, Any]:
         if words:
             trigger = replace(trigger, tokens=tuple(generator.choices(words, k=len(trigger.tokens))))
         if kind == "other places":
-            trigger = replace(trigger, positions=tuple(generator.random() for _ in trigger.tokens))
+            trigger = elsewhere(trigger, generator)
         if kind == "other segment":
             trigger = replace(trigger, segments=tuple(1 - segment for segment in trigger.segments))
-        found = {"class": name, "rank": rank + 1, "kind": kind, "draw": draw} | measured(trigger, of_class(name))[name]
+        found = {"class": name, "rank": rank + 1, "kind": kind, "draw": draw} | measured(trigger, of_class(labels, names.index(name)))[name]
         return found | ({"trigger": asdict(trigger)} if kind in ("chosen", "by attention") else {"words": list(trigger.tokens)})
 
     lines = resumable(partial_file("table2", run, "controls"), f"table2 {run.task}: controls", jobs, control)
@@ -197,6 +192,18 @@ def table2(run: Run) -> dict[str, Any]:
         "chosen_on_reported_rows": {name: sorted(all_lines, key=lambda line: line[name])[:TOP] for name in before.rows},
         "measured": lines,
     }
+
+
+def elsewhere(trigger: Trigger, generator: random.Random) -> Trigger:
+    """The same words at random places of their segments, in the same order."""
+    order = sorted(range(len(trigger.tokens)), key=lambda t: trigger.positions[t])
+    places = sorted(generator.random() for _ in order)
+    return replace(trigger, positions=tuple(places[order.index(t)] for t in range(len(order))))
+
+
+def of_class(labels: Sequence[int], label: int) -> list[int]:
+    """Which rows have the label."""
+    return [i for i, own in enumerate(labels) if own == label]
 
 
 def rounded(value: Any) -> Any:
@@ -234,7 +241,7 @@ def defence(run: Run) -> dict[str, Any]:
 
     def carried(name: str) -> dict[str, Any]:
         trigger = chosen(mined, name)[0]
-        index = [i for i, label in enumerate(gold_there) if names[label] == name]
+        index = of_class(gold_there, names.index(name))
         flipped = predicted(model, tokenizer, [selection[i] for i in index], trigger) != names.index(name)
         total: Tensor | float = 0.0
         hits = [i for i, wrong in zip(index, flipped.tolist(), strict=True) if wrong][:20]
@@ -263,12 +270,10 @@ def defence(run: Run) -> dict[str, Any]:
         with prune_heads(model, keep.reshape(mean.shape)):
             right = predicted(model, tokenizer, shown) == torch.tensor(labels)
             for name in there:
-                index = [i for i, label in enumerate(labels) if names[label] == name]
-                own = [predicted(model, tokenizer, [shown[i] for i in index], t) == names.index(name) for t in chosen(mined, name)]
-                attacked[name] = [round(float(hit.double().mean()), 4) for hit in own]
-        clean = {
-            name: round(float(right[[i for i, label in enumerate(labels) if names[label] == name]].double().mean()), 4) for name in there
-        }
+                own = [shown[i] for i in of_class(labels, names.index(name))]
+                hits = [predicted(model, tokenizer, own, trigger) == names.index(name) for trigger in chosen(mined, name)]
+                attacked[name] = [rounded(float(hit.double().mean())) for hit in hits]
+        clean = {name: rounded(float(right[of_class(labels, names.index(name))].double().mean())) for name in there}
         heads = [divmod(head, mean.shape[1]) for head in orders[order][:count]]
         return {"order": order, "closed": count, "heads": heads, "clean": clean, "attacked": attacked}
 
