@@ -16,6 +16,7 @@ from typing import Any
 from ..data import data_folder, digest, find_task, read_split
 from ..model_folder import versions
 from .evidence import edges, fig3, fig4
+from .flows import flow_correlations, saturation
 from .heads import fig5, fig6
 from .models import accuracy, certificate
 from .running import Run, partial_file
@@ -32,9 +33,21 @@ RESULTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "table1": table1,
     "table2": table2,
     "defence": defence,
+    "flow-correlations": flow_correlations,
+    "saturation": saturation,
 }
 TRAIN_TOO = ("fig3", "fig5", "fig6", "table1", "table2", "defence")  # what they choose by comes from rows of the training split
-USUAL_ROWS = {"certificate": 200, "fig3": 200, "fig4": 200, "edges": 200, "fig5": 1000, "table2": 900, "defence": 900}
+USUAL_ROWS = {
+    "certificate": 200,
+    "fig3": 200,
+    "fig4": 200,
+    "edges": 200,
+    "fig5": 1000,
+    "table2": 900,
+    "defence": 900,
+    "flow-correlations": 200,
+    "saturation": 60,
+}
 
 
 def reproduce(name: str, run: Run) -> Path:

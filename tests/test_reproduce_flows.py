@@ -1,0 +1,156 @@
+"""Which explanation ranks words best: each number of the result computed again from the package, for an encoder and a decoder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from toys import family
+
+import attattr
+from attattr.reproduce import Run, flows, reproduce
+from attattr.saliency import blank_out, input_gradient, masking_curves, ordinary_tokens
+
+LINES = [
+    "a warm and moving film .\tpositive",
+    "a dull , empty mess from its first minute on .\tnegative",
+    "never boring and very funny .\tpositive",
+    "no .\tnegative",  # too short to rank
+    "long " * 80 + ".\tnegative",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Result, model and kept texts: the task's model is a toy encoder, the other one a toy decoder."""
+    folder = tmp_path_factory.mktemp("flows")
+    (folder / "SST-2").mkdir()
+    (folder / "SST-2" / "dev.tsv").write_text("sentence\tlabel\n" + "\n".join(LINES) + "\n")
+    (folder / "decoder").mkdir()
+    (folder / "decoder" / "training.json").write_text('{"task": "sst2", "sha256": "0"}')
+    tokenizer = attattr.load("sst2")[1]
+    encoder, decoder = flows.untrained("bert", 3, width=64), flows.untrained("gpt2", 3, width=64)
+    for model in (encoder, decoder):  # of small random weights, all attention would be even
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.shape[0]))
+    models = {"sst2": (encoder, tokenizer), str(folder / "decoder"): (decoder, tokenizer)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "load", lambda name: models[str(name)])
+        patch.setattr(flows, "DEPTHS", (4,))
+        options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "results", "other": [folder / "decoder"]}
+        found = json.loads(reproduce("flow-correlations", Run(**options, rows=None)).read_text())
+        full = json.loads(reproduce("saturation", Run(**options, rows=2)).read_text())
+    assert not list((folder / "results").glob(".*"))
+    return found, full, models
+
+
+def entry(found, **wanted):
+    """The one correlation that is asked for."""
+    (line,) = [line for line in found["correlations"] if wanted.items() <= line.items()]
+    return line
+
+
+def kept():
+    return [line.split("\t")[0] for line in LINES[:3]]
+
+
+def rho(model, tokenizer, own, other):
+    """Mean of Spearman's correlation over the texts, of two functions of an attribution."""
+    values = []
+    for text in kept():
+        att = attattr.attribute(model, tokenizer, text, tolerance=5e-2)
+        words = ordinary_tokens(tokenizer, text)
+        values.append(stats.spearmanr(own(att)[words], other(att)[words]).statistic)
+    return pytest.approx(np.mean(values), abs=2e-3)
+
+
+def test_texts_that_cannot_be_ranked_or_are_too_long_are_left_out(run):
+    found, *_ = run
+    assert (found["rows"], found["texts"]) == (5, 3)
+    assert found["tokens"] == pytest.approx(np.mean([6, 11, 6]), abs=0.5)
+    assert {"encoder": found["texts"], "decoder": found["others"][0]["texts"]} == {"encoder": 3, "decoder": 3}
+
+
+def test_correlations_with_blank_out_and_gradients_by_layer_and_reading(run):
+    found, _, models = run
+    model, tokenizer = models["sst2"]
+
+    def lost(att):
+        return blank_out(model, tokenizer, att.text, att.target)
+
+    def rolled(att):
+        return attattr.attention_rollout(att.attention)
+
+    assert entry(found, method="rollout", layer=1, reading="row", against="blank-out")["mean"] == rho(
+        model, tokenizer, lambda att: rolled(att)[1, 0], lambda att: lost(att).abs()
+    )
+    assert entry(found, method="rollout", layer=2, reading="max", against="input gradient")["mean"] == rho(
+        model, tokenizer, lambda att: rolled(att)[2].amax(0), lambda att: input_gradient(model, tokenizer, att.text, att.target)
+    )
+    assert entry(found, method="flow", layer=2, reading="row", against="blank-out")["mean"] == rho(
+        model, tokenizer, lambda att: attattr.attention_flow(att.attention)[2, 0], lambda att: lost(att).abs()
+    )
+    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="signed blank-out")["mean"] == rho(
+        model, tokenizer, lambda att: att.scores[0].sum((0, 1)), lost
+    )
+    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="blank-out")["mean"] == rho(
+        model, tokenizer, lambda att: att.scores[0].sum((0, 1)).abs(), lambda att: lost(att).abs()
+    )
+    for line in found["correlations"]:
+        assert line["texts"] < 2 or line["low"] <= line["mean"] <= line["high"]
+    assert not [line for line in found["correlations"] if line["method"] == "blank-out" and line["against"] == "blank-out"]
+
+
+def test_masking_is_by_the_last_layer_or_by_the_words_themselves(run):
+    found, _, models = run
+    model, tokenizer = models["sst2"]
+    (line,) = [line for line in found["masking"] if line["method"] == "rollout"]
+    curves = []
+    for text in kept():
+        att = attattr.attribute(model, tokenizer, text, tolerance=5e-2)
+        curves.append(masking_curves(model, tokenizer, text, attattr.attention_rollout(att.attention)[-1, 0], att.target))
+    assert line["layer"] == 2
+    assert line["comprehensiveness"][0] == pytest.approx(np.mean([one.comprehensiveness for one in curves]), abs=1e-3)
+    assert line["sufficiency"][0] == pytest.approx(np.mean([one.sufficiency for one in curves]), abs=1e-3)
+    assert line["deletion"] == pytest.approx(np.mean([one.without.numpy() for one in curves], 0), abs=1e-3)
+    assert {one["method"]: one["layer"] for one in found["masking"]}["attribution, all rows"] == 0
+    assert "random" in {one["method"] for one in found["masking"]}
+
+
+def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
+    found, _, models = run
+    (decoder,) = found["others"]
+    assert decoder["training"]["sha256"] == "0"
+    named = {f"{name}{of}, by receptive field" for name in ("rollout", "flow") for of in ("", " of attribution")}
+    assert named <= set(decoder["methods"])
+    assert not named & set(found["methods"])
+    model, tokenizer = next(pair for folder, pair in models.items() if folder != "sst2")
+    assert entry(decoder, method="rollout, by receptive field", layer=2, reading="row", against="blank-out")["mean"] == rho(
+        model,
+        tokenizer,
+        lambda att: attattr.attention_rollout(att.attention, causal=True)[2, -1],
+        lambda att: blank_out(model, tokenizer, att.text, att.target).abs(),
+    )
+
+
+def test_saturation_of_trained_random_and_other_models(run):
+    _, found, models = run
+    assert list(found["models"]) == ["trained, sst2", "random weights, 4 layers", "other 0"]
+    shown = [text for text in kept() if len(ordinary_tokens(models["sst2"][1], text)) >= 8]
+    for name, (model, tokenizer) in {
+        "trained, sst2": models["sst2"],
+        "random weights, 4 layers": (flows.untrained("bert", 4), models["sst2"][1]),
+    }.items():
+        shares = []
+        for text in shown:
+            attention = attattr.attribute(model, tokenizer, text, steps=1).attention
+            shares.append(attattr.flow_saturation(attattr.attention_flow(attention, normalize=False), attention))
+        assert found["models"][name]["layers"] == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="unknown family 'bart': expected 'bert' or 'gpt2'"):
+        flows.untrained("bart", 2)
+    assert type(flows.untrained("gpt2", 1, width=32)) is type(family("gpt2"))
