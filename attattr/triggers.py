@@ -283,18 +283,27 @@ def insert(tokenizer: PreTrainedTokenizerBase, text: Text, trigger: Trigger, lim
         raise ValueError(f"a trigger of {len(new_ids)} tokens leaves no room for a text: the model takes at most {limit} tokens")
     for _ in range(surplus):
         max(own.values(), key=len).pop()
-    slots: list[tuple[int, int]] = []  # each token's id, and the old token whose segment and mask it has
-    places = []
-    for i, part in enumerate(parts):
+    order = arranged(parts, own, trigger)
+    like = [at if at >= 0 else own[trigger.segments[-1 - at]][0] for at in order]  # whose segment and mask each token has
+    columns = {name: [values[at] for at in like] for name, values in encoded.items()}
+    columns["input_ids"] = [encoded["input_ids"][at] if at >= 0 else new_ids[-1 - at] for at in order]
+    return Inserted(columns, tuple(place for place, at in enumerate(order) if at < 0), surplus > 0)
+
+
+def arranged(parts: Sequence[int | None], own: Mapping[int, Sequence[int]], trigger: Trigger) -> list[int]:
+    """The order of a text's tokens, by their old places, with token t of the trigger written as -1 - t.
+
+    Args:
+        parts: the segment of each token of the text; None for a special one.
+        own: the places of each segment's tokens that are kept.
+    """
+    order: list[int] = []
+    for place, part in enumerate(parts):
         if part is None:
-            slots.append((encoded["input_ids"][i], i))
-        elif i == own[part][0]:  # the whole segment is written where its first token stands
-            new = [t for t, segment in enumerate(trigger.segments) if segment == part]
-            for at in merged(own[part], new, trigger):
-                places += [len(slots)] if at < 0 else []
-                slots.append((new_ids[-1 - at], i) if at < 0 else (encoded["input_ids"][at], at))
-    columns = {name: [values[at] for _, at in slots] for name, values in encoded.items()}
-    return Inserted(columns | {"input_ids": [token for token, _ in slots]}, tuple(places), surplus > 0)
+            order.append(place)
+        elif place == own[part][0]:  # the whole segment is written where its first token stands
+            order += merged(own[part], [t for t, segment in enumerate(trigger.segments) if segment == part], trigger)
+    return order
 
 
 def merged(own: Sequence[int], new: Sequence[int], trigger: Trigger) -> list[int]:
@@ -333,8 +342,13 @@ def predicted(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: Sequence[Text], trigger: Trigger | None = None
 ) -> Int[Tensor, " B"]:
     """The class predicted for each text, with a trigger inserted if one is given."""
-    found = torch.zeros(len(shown), dtype=torch.long)
-    for batch in inserted(model, tokenizer, shown, trigger)[0]:
+    return decisions(model, inserted(model, tokenizer, shown, trigger)[0])
+
+
+def decisions(model: PreTrainedModel, given: Sequence[Batch]) -> Int[Tensor, " B"]:
+    """The class predicted for each text of some batches, in the order of the texts."""
+    found = torch.zeros(sum(len(batch.index) for batch in given), dtype=torch.long)
+    for batch in given:
         with evaluating(model), torch.no_grad():
             found[list(batch.index)] = finite(model, model(**batch.inputs).logits).argmax(-1).cpu()
     return found
@@ -354,10 +368,9 @@ def attack(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dat
     True
     """
     shown, labels = checked_rows(model, rows)
-    gold = torch.tensor(labels)
-    first, then = predicted(model, tokenizer, shown), predicted(model, tokenizer, shown, trigger)
-    shortened = inserted(model, tokenizer, shown, trigger)[1]
-    return compared(class_names(model), gold, first, then, shortened)
+    attacked, shortened = inserted(model, tokenizer, shown, trigger)
+    first, then = predicted(model, tokenizer, shown), decisions(model, attacked)
+    return compared(class_names(model), torch.tensor(labels), first, then, shortened)
 
 
 def compared(

@@ -26,7 +26,7 @@ from .encoding import Text, check_texts
 from .figures.flow import graph_sentences
 from .figures.heads import head_name, largest, strongest_head
 from .figures.style import token_labels
-from .figures.triggers import BAND, OTHER, TRIGGER, bulge, strongest_links, touches, trigger_places
+from .figures.triggers import strongest_links, touches, trigger_places
 from .graph import TAU, attention_scores, attribution_graph, retained
 from .quadrature import METHODS
 from .triggers import Trigger, attribute_attacked
@@ -176,54 +176,12 @@ def trigger_explorer(
         links = strongest_links(after, count.value)
         hits = sum(touches(link, places) for link in links)
         changed = "The decision flips." if before.target != after.target else "The decision stays."
-        return attacked_picture(before, after, places, class_names(model), count.value), (
+        return svg.attacked_picture(before, after, places, class_names(model), count.value), (
             f"{changed} Without the trigger: {decision(before)} With it: {decision(after)} {hits} of the {len(links)} largest scores "
             f"with it touch the trigger. {doubt} {certificate(after)}"
         )
 
     return explorer([chosen, example, sentence, count], picture)
-
-
-def attacked_picture(before: Attribution, after: Attribution, places: Sequence[int], classes: Sequence[str], count: int) -> str:
-    """The probabilities as a table, and the tokens with the arcs of the largest scores: before on the left, after on the right."""
-    rows = [
-        f"<tr><th>{escape(name)}</th><td>{p:.3f}</td><td>{q:.3f}</td></tr>"
-        for name, p, q in zip(classes, before.probabilities.tolist(), after.probabilities.tolist(), strict=True)
-    ]
-    table = f"<table><thead><tr><th></th><th>without</th><th>with the trigger</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    line, side, tokens = 18, 200.0, len(after.tokens)
-    middle = svg.LETTER * max(map(len, after.tokens)) + 16
-    own = [place for place in range(tokens) if place not in places]
-    width, height = 2 * side + middle, line * (tokens + 0.5)
-    parts = [f'<rect x="{side:.0f}" y="{line * place + 1}" width="{side + middle:.0f}" height="{line}" fill="{BAND}"/>' for place in places]
-    for att, at, x, out in ((before, own, side, -side), (after, list(range(tokens)), side + middle, side)):
-        links = strongest_links(att, count)
-        for link in reversed(links):
-            touching = att is after and touches(link, places)
-            start, end = (line * (at[place] + 0.6) for place in (link.query, link.key))
-            reach, share = x + out * bulge(link, tokens), link.score / links[0].score
-            # A parabola whose middle is at the reach; a token that reads itself has a loop.
-            path = (
-                f"Q{2 * reach - x:.1f} {(start + end) / 2:.1f}"
-                if start != end
-                else f"C{reach:.1f} {start - 9:.1f} {reach:.1f} {start + 9:.1f}"
-            )
-            color, told = (
-                TRIGGER if touching else OTHER,
-                f"{att.tokens[link.query]} reads {att.tokens[link.key]}: {link.score:+.3f}, {head_name(link.layer, link.head)}",
-            )
-            parts.append(
-                f'<path d="M{x:.1f} {start:.1f}{path} {x:.1f} {end:.1f}" fill="none" stroke="{color}" stroke-width="{1 + 5 * share:.1f}" '
-                f'stroke-opacity="{0.35 + 0.55 * share:.2f}"><title>{escape(told)}</title></path>{svg.dot((x, end), 3.0, color)}'
-            )
-    for place, token in enumerate(after.tokens):
-        color = TRIGGER if place in places else "#222"
-        parts.append(svg.words(side + middle / 2, line * (place + 0.6) + 4, token, "middle", color))
-    title = f"what decided {before.label} without the trigger, on the left, and {after.label} with it, on the right"
-    return (
-        f'{table}<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
-        f'style="width:100%;max-width:{1.3 * width:.0f}px;background:#fff" font-family="sans-serif" font-size="12">{"".join(parts)}</svg>'
-    )
 
 
 def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[Attribution, str]]:

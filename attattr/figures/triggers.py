@@ -10,9 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..graph import SEP
-from ..triggers import merged
+from ..triggers import arranged
 from .evidence import INK
 from .heads import head_name
+from .sentence import CURVE
 from .style import finish
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 TRIGGER, OTHER, PALE, BAND, RAIL = "#d55e00", "#5b7083", "#c9d1d8", "#fbe7d8", "#e3e3e3"
 LINE, BAR, BETWEEN = 17, 24, 52  # pixels: the row of a token, that of a class, what is between the two
 LETTER, PHONE = 7.6, 370  # pixels: a letter of the tokens, and the width in which there must be room for them
-CURVE = np.linspace(0, 1, 15)
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,12 @@ def strongest_links(att: Attribution, count: int) -> list[Link]:
 
 def trigger_places(before: Attribution, after: Attribution, trigger: Trigger) -> tuple[int, ...]:
     """Where in the tokens of ``after`` those of the trigger stand; a ``ValueError`` if it is not ``before`` with the trigger inserted."""
-    expected: list[str] = []
-    places: list[int] = []
-    start = 0
-    ends = [place for place, token in enumerate(before.tokens) if token in SEP]
-    for segment, end in enumerate(ends[:2]):
-        own = range(start + (segment == 0), end)  # [CLS] belongs to none
-        expected += before.tokens[start : own.start]
-        for at in merged(own, [t for t, of in enumerate(trigger.segments) if of == segment], trigger):
-            if at < 0:
-                places.append(len(expected))
-            expected.append(trigger.tokens[-1 - at] if at < 0 else before.tokens[at])
-        expected.append(before.tokens[end])
-        start = end + 1
+    end = next((place for place, token in enumerate(before.tokens) if token in SEP), len(before.tokens))  # of the first segment
+    parts = [None if place == 0 or token in SEP else int(place > end) for place, token in enumerate(before.tokens)]  # the first is [CLS]
+    own = {segment: [place for place, part in enumerate(parts) if part == segment] for segment in (0, 1)}
+    order = arranged(parts, own, trigger)
+    expected = [before.tokens[at] if at >= 0 else trigger.tokens[-1 - at] for at in order]
+    places = [place for place, at in enumerate(order) if at < 0]
     if tuple(expected) != after.tokens or len(places) != len(trigger.tokens):
         raise ValueError(
             f"after has the tokens {' '.join(after.tokens)!r}, but before with the trigger {trigger.tokens} inserted would have "
