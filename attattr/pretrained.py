@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import TASKS, Task, data_folder
+from .data import ALL_TASKS, Task, data_folder, find_task
 from .removal import is_cut, load_cut
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     >>> model.config.id2label
     {0: 'negative', 1: 'positive'}
     """
-    embedded = str(name) in TASKS and not Path(name).is_dir()
+    embedded = str(name) in ALL_TASKS and not Path(name).is_dir()
     if embedded or (Path(name) / "adapter_config.json").is_file():
         model, tokenizer = load_adapter(adapter_folder(name))
     elif is_cut(name):
@@ -69,7 +69,7 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[P
         raise OSError(f"damaged weight file in {name}: {error}") from error
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot load {name!r}: expected one of {sorted(TASKS)}, a model folder, or the id of a sequence "
+            f"cannot load {name!r}: expected one of {sorted(ALL_TASKS)}, a model folder, or the id of a sequence "
             f"classifier on the hub (which needs a network). transformers said: {error}"
         ) from error
     check_tokenizer(tokenizer, name)
@@ -122,7 +122,7 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         raise OSError(f"missing {record}, the record that `python -m attattr finetune` writes beside an adapter")
     card = json.loads(record.read_text(encoding="utf-8"))
     check_sha256(folder / "adapter_model.safetensors", card["sha256"])
-    model, tokenizer, _ = load_base(TASKS[card["task"]], card["base"])
+    model, tokenizer, _ = load_base(find_task(card["task"]), card["base"])
     try:
         with quiet():
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
