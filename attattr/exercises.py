@@ -280,3 +280,84 @@ def check_shared_by_chance(shared_by_chance: Callable[[int, int, int], float]) -
         if not right:
             break
     report("Exercise 8.3", got, f"{expected} when each of {tasks} tasks draws {count} of {heads} heads", right)
+
+
+def check_put_in(put_in: Callable[[Sequence[str], Sequence[str], Sequence[float]], Sequence[str]]) -> None:
+    """Exercise 9.1: ``put_in(words, new, positions)`` is the words with each new one at its relative position (chapter 9)."""
+    words = ["it", "rained", "all", "night"]
+    for new, positions, places in (  # places counted from 1, in the longer sentence
+        (("not",), (0.5,), (2,)),
+        (("never", "boring"), (0.5, 1.0), (3, 6)),
+        (("hardly",), (0.05,), (1,)),  # rounds to 0: the first place
+        (("with", "math"), (0.6, 0.65), (4, 5)),  # both round to 4: the second takes the next
+        (("no", "one", "at", "all"), (0.25, 1.0, 1.0, 1.0), (2, 6, 7, 8)),  # none is left outside
+    ):
+        given = list(words)
+        got = put_in(given, new, positions)
+        taken, rest = dict(zip(places, new, strict=True)), iter(words)
+        expected = [taken[place] if place in taken else next(rest) for place in range(1, len(words) + len(new) + 1)]
+        right = got is not ... and list(got) == expected
+        if given != words:
+            report("Exercise 9.1", "a changed list", "words left as they are", False)
+        if not right:
+            break
+    report("Exercise 9.1", got, f"{expected} for {new} at {positions}", right)
+
+
+def check_flip_rate(flip_rate: Callable[[Tensor, Tensor, Tensor], float]) -> None:
+    """Exercise 9.2: ``flip_rate(gold, before, after)`` is the share of the rows first right that are wrong with a trigger (chapter 9)."""
+    gold, before = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1]), torch.tensor([0, 1, 1, 1, 0, 2, 0, 1])
+    for changed, expected in (([0, 0, 2, 1, 2, 2, 0, 0], 2 / 6), ([0, 1, 1, 1, 0, 2, 0, 1], 0.0), ([2, 0, 0, 0, 2, 1, 1, 2], 1.0)):
+        got = flip_rate(gold, before, torch.tensor(changed))
+        right = got is not ... and abs(float(got) - expected) < 1e-6
+        if not right:
+            break
+    report("Exercise 9.2", got, f"{expected:.3f} for labels {gold.tolist()}, before {before.tolist()}, after {changed}", right)
+
+
+def check_flattery(flattery: Callable[[Tensor, Tensor], float]) -> None:
+    """Exercise 9.3: ``flattery(selection, reported)``: what the best of all triggers gains if chosen on the reported rows (chapter 9)."""
+    for selection, reported, expected in (
+        ([0.5, 0.2, 0.4], [0.45, 0.3, 0.1], 0.2),
+        ([0.5, 0.2, 0.4], [0.45, 0.1, 0.3], 0.0),
+        ([0.1, 0.9], [0.7, 0.2], 0.5),
+    ):
+        got = flattery(torch.tensor(selection), torch.tensor(reported))
+        right = got is not ... and abs(float(got) - expected) < 1e-5
+        if not right:
+            break
+    report("Exercise 9.3", got, f"{expected} for accuracies {selection} on the selection and {reported} on the reported rows", right)
+
+
+def check_flow_of_two(flow_of_two: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 10.1: ``flow_of_two(lower, upper)`` is the maximum flow through two layers, "N N", from Ã¹ and Ã² (chapter 10)."""
+    lower, upper = torch.tensor([[0.75, 0.25], [0.125, 0.875]]), torch.tensor([[0.625, 0.375], [0.25, 0.75]])
+    got, expected = flow_of_two(lower, upper), torch.tensor([[0.75, 0.625], [0.375, 1.0]])
+    right = isinstance(got, Tensor) and got.shape == expected.shape and bool(torch.allclose(got.float(), expected))
+    answer = got.tolist() if isinstance(got, Tensor) else got
+    report("Exercise 10.1", answer, f"{expected.tolist()} for Ã¹ = {lower.tolist()} and Ã² = {upper.tolist()}", right)
+
+
+def check_ranks(ranks: Callable[[Tensor], Tensor]) -> None:
+    """Exercise 10.2: ``ranks(values)``: from 1 for the smallest up, equal values share the mean of their ranks, "N" (chapter 10)."""
+    for values, expected in (
+        ([0.3, -0.1, 0.2], [3.0, 1.0, 2.0]),
+        ([1.0, 1.0, 1.0, 2.0, 3.0, 3.0], [2.0, 2.0, 2.0, 4.0, 5.5, 5.5]),
+        ([0.5, 0.0, 0.5], [2.5, 1.0, 2.5]),
+    ):
+        got = ranks(torch.tensor(values))
+        right = isinstance(got, Tensor) and got.tolist() == expected
+        if not right:
+            break
+    report("Exercise 10.2", got.tolist() if isinstance(got, Tensor) else got, f"{expected} for {values}", right)
+
+
+def check_rollout_with(rollout_with: Callable[[Tensor, float], Tensor]) -> None:
+    """Exercise 10.3: ``rollout_with(attention, share)`` is rollout to the top with this share for the residual, "N N" (chapter 10)."""
+    attention = torch.tensor([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # two layers of two tokens
+    for share, expected in ((1.0, [[1, 0], [0, 1]]), (0.0, [[0, 1], [0.5, 0.5]]), (0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])):
+        got = rollout_with(attention, share)
+        right = isinstance(got, Tensor) and got.shape == (2, 2) and bool(torch.allclose(got.double(), torch.tensor(expected).double()))
+        if not right:
+            break
+    report("Exercise 10.3", got.tolist() if isinstance(got, Tensor) else got, f"{expected} for a share of {share}", right)
