@@ -290,6 +290,7 @@ def check_put_in(put_in: Callable[[Sequence[str], Sequence[str], Sequence[float]
         (("never", "boring"), (0.5, 1.0), (3, 6)),
         (("hardly",), (0.05,), (1,)),  # rounds to 0: the first place
         (("with", "math"), (0.6, 0.65), (4, 5)),  # both round to 4: the second takes the next
+        (("not", "at", "all"), (0.5, 0.5, 0.6), (4, 5, 6)),  # the next one may be taken, too
         (("no", "one", "at", "all"), (0.25, 1.0, 1.0, 1.0), (2, 6, 7, 8)),  # none is left outside
     ):
         given = list(words)

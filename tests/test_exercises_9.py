@@ -75,7 +75,18 @@ def test_stubs_do_not_stop_the_notebook(capsys):
     assert capsys.readouterr().out.count("not filled in yet") == 3
 
 
-@pytest.mark.parametrize("wrong", [rounded_down, in_the_old_length, no_next_place, before_the_sentence, lambda w, n, p: [*w, *n]])
+def next_of_an_equal_place_only(words, new, positions):
+    size, words, last = len(words) + len(new), list(words), None
+    for word, position in zip(new, positions, strict=True):
+        place = max(1, round(size * position))
+        last = place + 1 if place == last else place
+        words.insert(min(last, len(words) + 1) - 1, word)
+    return words
+
+
+@pytest.mark.parametrize(
+    "wrong", [next_of_an_equal_place_only, rounded_down, in_the_old_length, no_next_place, before_the_sentence, lambda w, n, p: [*w, *n]]
+)
 def test_words_at_other_places_are_refused(wrong):
     with pytest.raises(AssertionError, match=r"9\.1: expected \[.*\] for \(.*\) at \(.*\), got"):
         check_put_in(wrong)
