@@ -335,3 +335,21 @@ def test_texts_that_do_not_belong_together_and_wrong_classes_are_refused(pair):
         trigger_figure(before, after, NOT_AT, classes=("positive", "negative"))
     with pytest.raises(ValueError, match="count=0"):
         trigger_figure(before, after, NOT_AT, count=0)
+
+
+def test_the_committed_results_are_drawn_whole_and_small():
+    results = {task: attattr.result(f"table2-{task}") for task in TASKS}
+    figure = attack_figure(results, paper("table2"))
+    assert len(figure.to_json()) < 60_000
+    for window, result in zip(windows(figure), results.values(), strict=True):
+        drawn = [(head, x) for _, head, x, told in seen(figure, window) if told[0] and told[0].startswith("chosen on other rows")]
+        wanted = [(line["class"], line["after"]) for line in result["measured"] if line["kind"] == "chosen"]
+        assert sorted(drawn) == sorted(wanted)
+    for task in ("mnli", "sst2"):
+        assert len(defence_figure(attattr.result(f"defence-{task}")).to_json()) < 40_000
+
+
+def test_mnli_entailment_loses_forty_points_under_the_best_trigger():
+    result = attattr.result("table2-mnli")
+    (best,) = [line for line in result["measured"] if (line["class"], line["kind"], line["rank"]) == ("entailment", "chosen", 1)]
+    assert result["baseline"]["entailment"]["accuracy"] - best["after"] >= 0.4
