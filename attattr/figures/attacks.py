@@ -178,7 +178,7 @@ def class_traces(groups: Sequence[tuple[str, Sequence[Mark]]]) -> Iterator[go.Sc
     x, y = [at for base, *_ in ends for at in (base.accuracy, base.accuracy, None)], [at for _, *two in ends for at in (*two, None)]
     yield go.Scatter(x=x, y=y, mode="lines", line={"color": INK, "width": 1, "dash": "dot"}, **quiet)
     heads = {"text": [f"<b>{head}</b>" for head, _ in groups], "textposition": "middle right", "textfont": {"size": 14}}
-    yield go.Scatter(x=[-0.02] * len(groups), y=[first - 0.5 for _, first, _ in ends], mode="text", **heads, **quiet)
+    yield go.Scatter(x=[-0.02] * len(groups), y=[first - 0.5 for _, first, _ in ends], mode="text", cliponaxis=False, **heads, **quiet)
 
 
 def mark_traces(marks: Sequence[Mark]) -> Iterator[go.Scatter]:
