@@ -16,7 +16,7 @@ Row i, column j of an N × N matrix: token i (the query) attends to token j (the
 from . import exercises, figures, widgets
 from .attribution import Attribution, attribute
 from .data import examples, lexicon, result, texts
-from .flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention
+from .flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention, source_bound
 from .graph import attribution_graph, attribution_tree
 from .heads import Correlation, PruningCurve, correlation, head_importance, prune_heads, pruning_curve
 from .pretrained import load
@@ -55,6 +55,7 @@ __all__ = [
     "remove_heads",
     "result",
     "scores_as_attention",
+    "source_bound",
     "texts",
     "widgets",
 ]

@@ -9,6 +9,7 @@ What the graph gives away, and `maximum_flows` uses:
 
 * the edges of the source's own row and those into the one token are the only ones of their layers that count;
 * flow(u → v) ≤ b_v = min(1, Σ_k Ã¹_kv), whatever u is: what leaves u is at most 1, and what enters v no more than v's column;
+* flow(u → v) from layer l ≤ Ã¹_uv + Σ_{1<m≤l} (1 - Ã^m_uu): what reaches v leaves the nodes of u's own token sideways somewhere;
 * if the nodes one level below that already have b_v take at least b_v of u's weights, u has it, too: the flows from them, each
   scaled to the weight of its edge, fit into the graph together.
 """
@@ -134,6 +135,29 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
         TypeError, ValueError: as `attention_rollout`.
     """
     return torch.from_numpy(bounds(adjusted_attention(attention))).to(attention)
+
+
+def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
+    """What no flow out of a node can exceed, by its own token: min(1, Ã¹_uv + Σ (1 - Ã^m_uu)), the sum over layers m from 2 to l.
+
+    It is the capacity of a cut around the nodes of token u, from (l, u) down to the first layer: what is to reach v has to leave
+    them sideways in one of the layers, or go to v in the first. Where all flows from a node equal it (and not 1), they are the first
+    layer's weights plus the same number for every token: what lies between has only added that number.
+
+    Returns:
+        L N N: row u of layer l bounds row u of `attention_flow` with ``normalize=False``. Of the first layer, it is the flow.
+
+    Raises:
+        TypeError, ValueError: as `attention_rollout`.
+
+    >>> source_bound(torch.tensor([[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]]))[1]
+    tensor([[0.7500, 0.2500],
+            [0.5000, 1.0000]])
+    """
+    adjusted = adjusted_attention(attention)
+    leaves = 1 - adjusted.diagonal(axis1=1, axis2=2)
+    leaves[0] = 0
+    return as_given(np.minimum(1, adjusted[0] + leaves.cumsum(0)[..., None]), attention, None)
 
 
 def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = 1e-6) -> Float[Tensor, "*L"]:

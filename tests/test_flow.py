@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from attattr.flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention
+from attattr.flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention, source_bound
 
 # Token 0 splits evenly, token 1 keeps to itself; above, both look at token 0. With the residual connection, by hand:
 # layer 1: 0.75 0.25 | 0 1; layer 2: 1 0 | 0.5 0.5.
@@ -113,6 +113,27 @@ def test_no_flow_exceeds_its_bound_and_in_a_deep_graph_all_are_the_same():
     assert nx.maximum_flow_value(graph, (13, 2), (0, 3)) == pytest.approx(bound[3], abs=1e-9)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_flow_exceeds_what_leaves_its_own_token(causal):
+    attention = random_attention(layers=6, tokens=5, sharpness=2, causal=causal)
+    flow, bound = attention_flow(attention, normalize=False), source_bound(attention)
+    adjusted = 0.5 * attention.numpy().mean(1) + 0.5 * np.eye(5)
+    for layer in range(6):
+        for u in range(5):
+            sideways = sum(adjusted[m, u].sum() - adjusted[m, u, u] for m in range(1, layer + 1))
+            assert np.allclose(bound[layer, u], np.minimum(1, adjusted[0, u] + sideways), atol=1e-12)
+    assert (flow <= bound + 1e-12).all()
+    assert torch.allclose(flow[0], bound[0], atol=1e-12)
+
+
+def test_a_token_that_mostly_reads_itself_passes_on_the_first_layer_and_a_constant():
+    attention = random_attention(layers=4, tokens=5, sharpness=1)
+    attention[1:, :, 0] = torch.tensor([0.96, 0.01, 0.01, 0.01, 0.01])
+    row = attention_flow(attention, -1, normalize=False)[0]
+    assert torch.allclose(row[1:], attention[0].mean(0)[0, 1:] / 2 + 3 * 0.02, atol=1e-12)
+    assert torch.allclose(row[1:], source_bound(attention)[-1, 0, 1:], atol=1e-12)
+
+
 def test_saturation_knows_the_flow_of_another_attention():
     attention = random_attention(tokens=6)
     for wrong in (attention_flow(attention), attention_flow(random_attention(1, tokens=6), normalize=False), torch.eye(4).expand(4, 4, 4)):
@@ -206,7 +227,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("function", [attention_rollout, attention_flow, attention_graph, flow_bound])
+@pytest.mark.parametrize("function", [attention_rollout, attention_flow, attention_graph, flow_bound, source_bound])
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_attention_is_refused_in_words(function, name):
     attention, words = BAD[name]

@@ -143,11 +143,18 @@ def test_saturation_of_trained_random_and_other_models(run):
         "trained, sst2": models["sst2"],
         "random weights, 4 layers": (flows.untrained("bert", 4), models["sst2"][1]),
     }.items():
-        shares = []
+        shares, aside = [], []
         for text in shown:
             attention = attattr.attribute(model, tokenizer, text, steps=1).attention
-            shares.append(attattr.flow_saturation(attattr.attention_flow(attention, normalize=False), attention))
+            flow = attattr.attention_flow(attention, normalize=False)
+            shares.append(attattr.flow_saturation(flow, attention))
+            aside.append(((attattr.source_bound(attention) - flow)[:, 0, 1:] < 1e-6).float().mean(1))
         assert found["models"][name]["layers"] == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
+        assert found["models"][name]["reader"]["layers"] == pytest.approx(torch.stack(aside[:2]).mean(0).tolist(), abs=1e-3)
+        assert found["models"][name]["reader"]["layers"][0] == 1
+    decoder = found["models"]["other 0"]["reader"]["layers"]  # its last token, which sees all before it
+    assert decoder[0] == 1
+    assert 0 <= min(decoder) <= max(decoder) <= 1
 
 
 def test_an_unknown_family_is_refused():

@@ -3,6 +3,7 @@
 from .attacks import attack_figure, defence_figure
 from .convergence import cancellation_figure, convergence_figure, path_figure, steps_figure
 from .correlations import masking_figure, ranking_figure, saturation_figure
+from .curves import masking_curves_figure
 from .evidence import deletion_figure, removal_figure
 from .flow import flow_figure, graph_sentences
 from .heads import agreement_figure, cutting_figure, gates_figure, head_figure, maps_figure, sheets_figure, token_paths_figure
@@ -28,6 +29,7 @@ __all__ = [
     "head_figure",
     "importance_figure",
     "maps_figure",
+    "masking_curves_figure",
     "masking_figure",
     "maximum_flow_figure",
     "path_figure",

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..attribution import Attribution, attribute
 from ..data import TASKS, examples, texts
 from ..encoding import Text
-from ..flow import attention_flow, attention_rollout, flow_saturation, scores_as_attention
+from ..flow import attention_flow, attention_rollout, flow_saturation, scores_as_attention, source_bound
 from ..pretrained import load, load_base
 from ..saliency import METHODS, SIGNED, masking_curves, mean_interval, ordinary_tokens, rank_correlation, read_row
 from ..tap import record
@@ -30,6 +30,7 @@ FEWEST, MOST = 3, 64  # ordinary tokens that can be ranked, and tokens whose flo
 OF_QUERIES = ("raw attention", "rollout", "flow", "attribution, its row")  # have a row for each token as the query
 LAST_WORD = {"attribution, all rows": 0}  # which layer's relevance is masked by; of the others with layers, the last
 DEPTHS = (6, 12, 24)
+EQUAL = 1e-6  # as in `flow_saturation`
 
 
 def flow_correlations(run: Run) -> dict[str, Any]:
@@ -183,7 +184,10 @@ def rounded(values: Sequence[float]) -> list[float]:
 
 
 def saturation(run: Run) -> dict[str, Any]:
-    """How much of flow equals its bound, layer by layer: in the model of the task, in deeper ones with random weights, in others."""
+    """How much of flow equals its bound, layer by layer: in the model of the task, in deeper ones with random weights, in others.
+
+    ``reader``: of the flows from the classifier's own token to the others, the share that equals the bound around that token.
+    """
     rows = examples(run.task, source=run.data)
     drawn = texts(rows.select(random.Random(run.seed).sample(range(len(rows)), len(rows))))
     _, tokenizer = load(run.task)
@@ -199,10 +203,19 @@ def saturation(run: Run) -> dict[str, Any]:
             inputs = own(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt")
             attention = torch.cat(record(model, dict(inputs)).attention)
             flow = attention_flow(attention, normalize=False)
-            return {"tokens": attention.shape[-1], "full": rounded(flow_saturation(flow, attention).tolist())}
+            reader = 0 if attention.triu(1).any() else attention.shape[-1] - 1  # [CLS]; of a decoder, the last
+            aside = (flow >= source_bound(attention) - EQUAL)[:, reader].double()
+            others = torch.arange(attention.shape[-1]) != reader
+            return {
+                "tokens": attention.shape[-1],
+                "full": rounded(flow_saturation(flow, attention).tolist()),
+                "reader": rounded(aside[:, others].mean(1).tolist()),
+            }
 
         lines = resumable(partial_file("saturation", run, f"model{number}"), f"saturation {run.task}: {name}", kept, full)
-        found["models"][name] = {"tokens": sum(line["tokens"] for line in lines) / len(lines)} | by_layer([line["full"] for line in lines])
+        shares = {key: by_layer([line[key] for line in lines]) for key in ("full", "reader")}
+        mean = sum(line["tokens"] for line in lines) / len(lines)
+        found["models"][name] = {"tokens": mean} | shares["full"] | {"reader": shares["reader"]}
     for number, folder in enumerate(run.other):
         found["models"][f"other {number}"]["training"] = training(folder)
     return found
