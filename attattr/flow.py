@@ -138,11 +138,11 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
 
 
 def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
-    """What no flow out of a node can exceed, by its own token: min(1, Ã¹_uv + Σ (1 - Ã^m_uu)), the sum over layers m from 2 to l.
+    """What no flow out of a node can exceed, by its own token: Ã¹_uv + Σ (1 - Ã^m_uu), the sum over layers m from 2 to l.
 
     It is the capacity of a cut around the nodes of token u, from (l, u) down to the first layer: what is to reach v has to leave
-    them sideways in one of the layers, or go to v in the first. Where all flows from a node equal it (and not 1), they are the first
-    layer's weights plus the same number for every token: what lies between has only added that number.
+    them sideways in one of the layers, or go to v in the first. Where all flows from a node equal it, they are the first layer's
+    weights plus the same number for every token: what lies between has only added that number. It can be larger than 1.
 
     Returns:
         L N N: row u of layer l bounds row u of `attention_flow` with ``normalize=False``. Of the first layer, it is the flow.
@@ -152,12 +152,12 @@ def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
 
     >>> source_bound(torch.tensor([[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]]))[1]
     tensor([[0.7500, 0.2500],
-            [0.5000, 1.0000]])
+            [0.5000, 1.5000]])
     """
     adjusted = adjusted_attention(attention)
     leaves = 1 - adjusted.diagonal(axis1=1, axis2=2)
     leaves[0] = 0
-    return as_given(np.minimum(1, adjusted[0] + leaves.cumsum(0)[..., None]), attention, None)
+    return as_given(adjusted[0] + leaves.cumsum(0)[..., None], attention, None)
 
 
 def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = 1e-6) -> Float[Tensor, "*L"]:

@@ -45,6 +45,11 @@ def test_the_curves_of_the_task_chosen_are_shown_and_no_others(results, place):
 
 def test_no_two_curves_look_alike_and_the_words_name_their_middles(results):
     assert len(set(CURVES.values())) == len(CURVES)
+    titles = masking_curves_figure(results).layout.annotations
+    assert [(one.text.split(":")[0], one.yref, one.y) for one in titles] == [
+        ("deletion", "paper", 1.0),
+        ("insertion", "paper", pytest.approx(0.44)),
+    ]
     figure = masking_curves_figure({"sst2": results["sst2"]}, ("flow", "random"))
     assert not figure.layout.updatemenus
     (flow,) = (line for line in results["sst2"]["masking"] if line["method"] == "flow")

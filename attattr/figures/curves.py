@@ -24,10 +24,10 @@ CURVES = {
     "random": ("#777777", "dashdot", "triangle-up"),
 }
 PANELS = {
-    "deletion": "deletion: the most relevant words masked (a fall is good)",
-    "insertion": "insertion: all others masked (a rise is good)",
+    "deletion": "deletion: the most relevant words masked",
+    "insertion": "insertion: all but these masked",
 }
-ABOVE = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+ABOVE = {"xref": "paper", "yref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
 
 
 def masking_curves_figure(results: Mapping[str, Mapping[str, Any]], methods: Sequence[str] = tuple(CURVES)) -> go.Figure:
@@ -47,7 +47,7 @@ def masking_curves_figure(results: Mapping[str, Mapping[str, Any]], methods: Seq
     if unknown or not methods:
         raise ValueError(f"methods={list(methods)}: expected some of {list(CURVES)}")
     tasks = checked(results, "masking")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12)
     owner, said = [], []
     for task in tasks:
         lines = {line["method"]: line for line in results[task]["masking"]}
