@@ -71,7 +71,7 @@ def masking_curves_figure(results: Mapping[str, Mapping[str, Any]], methods: Seq
         figure.add_annotation(ABOVE, y=figure.layout[f"yaxis{row if row > 1 else ''}"].domain[1], text=title)
     plain = {"zeroline": False, "fixedrange": True, "gridcolor": FAINT, "tickformat": ".0%"}
     figure.update_xaxes(plain, range=[-0.03, 1.03]).update_yaxes(plain, title={"text": "probability, mean", "standoff": 4})
-    figure.update_xaxes(title={"text": "share of the words that is masked, or kept", "standoff": 6}, row=2)
+    figure.update_xaxes(title={"text": "share of the words masked, or kept", "standoff": 6}, row=2)
     return figure.update_layout(legend=LEGEND | {"y": -0.13}, margin={"t": 34, "b": 130, "l": 60, "r": 8}, dragmode=False)
 
 
