@@ -85,6 +85,23 @@ def test_chapters_leave_renderer_and_environment_alone(chapter: NotebookNode) ->
         assert not [word for word in FORBIDDEN if word in cell.source], cell.id
 
 
+def test_what_is_printed_is_kept_in_one_piece_wherever_the_kernel_cut_it() -> None:
+    streams = [
+        nbformat.v4.new_output("stream", name=name, text=text) for name, text in (("stdout", "a"), ("stdout", "\n"), ("stderr", "b"))
+    ]
+    cell = nbformat.v4.new_code_cell("1", metadata={"tags": [CHECKED]}, execution_count=7)
+    cell.outputs = [*streams, nbformat.v4.new_output("stream", name="stdout", text="c"), nbformat.v4.new_output("display_data")]
+    (kept,) = stripped(nbformat.v4.new_notebook(cells=[cell])).cells
+    assert [(output.get("name"), output.get("text")) for output in kept.outputs] == [
+        ("stdout", "a\n"),
+        ("stderr", "b"),
+        ("stdout", "c"),
+        (None, None),
+    ]
+    assert len(cell.outputs) == 5  # what was given is left alone
+    assert cell.outputs[0].text == "a"
+
+
 def test_publishing_fills_in_repository_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
