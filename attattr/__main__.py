@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--rows", type=int, help="how many rows of the validation split (default: what the result usually takes)")
     again.add_argument("--seed", type=int, default=0)
     again.add_argument(
-        "--other", nargs="+", default=(), help="other models of the task, for fig6, flow-correlations, saturation: folders of finetune"
+        "--other",
+        nargs="+",
+        default=(),
+        help="other models of the task, folders that finetune wrote: for fig6 from other seeds; for flow-correlations and saturation any",
     )
     again.add_argument("--output", type=Path, default=data_folder() / "results")
     return main_parser

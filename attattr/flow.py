@@ -9,9 +9,10 @@ What the graph gives away, and `maximum_flows` uses:
 
 * the edges of the source's own row and those into the one token are the only ones of their layers that count;
 * flow(u → v) ≤ b_v = min(1, Σ_k Ã¹_kv), whatever u is: what leaves u is at most 1, and what enters v no more than v's column;
-* flow(u → v) from layer l ≤ Ã¹_uv + Σ_{1<m≤l} (1 - Ã^m_uu): what reaches v leaves the nodes of u's own token sideways somewhere;
 * if the nodes one level below that already have b_v take at least b_v of u's weights, u has it, too: the flows from them, each
   scaled to the weight of its edge, fit into the graph together.
+
+One more bound, around the source, is for readers of a flow: `source_bound`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 
 ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
 EXACT = 1e-12  # float64 sums that differ by less are equal
+EQUAL = 1e-6  # a flow that is this near to its bound has reached it, in float32, too
 PATIENCE = 3  # seconds without a progress bar
 
 
@@ -138,14 +140,16 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
 
 
 def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
-    """What no flow out of a node can exceed, by its own token: Ã¹_uv + Σ (1 - Ã^m_uu), the sum over layers m from 2 to l.
+    """What no flow from node (l, u) to token v can exceed, since it has to leave u: Ã¹_uv + Σ (1 - Ã^m_uu), over layers m from 2 to l.
 
-    It is the capacity of a cut around the nodes of token u, from (l, u) down to the first layer: what is to reach v has to leave
-    them sideways in one of the layers, or go to v in the first. Where all flows from a node equal it, they are the first layer's
-    weights plus the same number for every token: what lies between has only added that number. It can be larger than 1.
+    It is the capacity of the cut between u's own nodes, (l, u) down to (1, u), with all input tokens but v, and the rest: what is to
+    reach v leaves u's nodes sideways in one of the layers, or goes to v in the first. Where all flows from a node equal it, they are
+    the first layer's weights plus the same number for every token: what lies between has only added that number. Where it is larger
+    than 1 it says nothing, as no flow is.
 
     Returns:
-        L N N: row u of layer l bounds row u of `attention_flow` with ``normalize=False``. Of the first layer, it is the flow.
+        L N N: each entry bounds that of `attention_flow` with ``normalize=False``; layer l, counted from 1, is the entry l - 1. In the
+        first layer the two are equal.
 
     Raises:
         TypeError, ValueError: as `attention_rollout`.
@@ -160,10 +164,12 @@ def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
     return as_given(adjusted[0] + leaves.cumsum(0)[..., None], attention, None)
 
 
-def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = 1e-6) -> Float[Tensor, "*L"]:
+def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = EQUAL) -> Float[Tensor, "*L"]:
     """The share of flows that equal `flow_bound`, layer by layer: these say nothing about the node that they come from.
 
-    Once a column is full in one layer it is so in all above. Pairs that no path joins are not counted.
+    Once all flows to a token are full in one layer, they are so in all above; a single one need not be, so shares can fall. Pairs
+    that no path joins are not counted. In a decoder most flows cannot be full at any depth, since the bound counts what enters a
+    token from those after the source, too: there, a low share says nothing.
 
     Args:
         flow: of `attention_flow` with ``normalize=False``, all layers or one.
@@ -200,6 +206,11 @@ def adjusted_attention(attention: Tensor) -> Float[np.ndarray, "L N N"]:
         )
     mean = attention.mean(1) if attention.ndim == 4 else attention
     return normalized(mean.numpy() + np.eye(mean.shape[-1]))
+
+
+def is_causal(attention: Tensor) -> bool:
+    """Whether no token attends to a later one, as in a decoder."""
+    return not bool(attention.triu(1).any())
 
 
 def check_shape(tensor: Tensor, name: str) -> None:

@@ -40,12 +40,17 @@ def test_the_curves_of_the_task_chosen_are_shown_and_no_others(results, place):
         for method, trace in drawn.items():
             assert list(trace.y) == lines[method][panel]
             assert list(trace.x) == [k / 10 for k in range(11)]
+            layer = lines[method]["layer"]
+            assert (f", layer {(layer or 0) + 1}<" in trace.hovertemplate) == (layer is not None)
             assert (trace.line.color, trace.line.dash, trace.marker.symbol) == CURVES[method]
 
 
 def test_no_two_curves_look_alike_and_the_words_name_their_middles(results):
     assert len(set(CURVES.values())) == len(CURVES)
-    titles = masking_curves_figure(results).layout.annotations
+    whole = masking_curves_figure(results)
+    assert "by 7 rankings" in whole.layout.meta["alt"]
+    assert whole.layout.yaxis.range == whole.layout.yaxis2.range == (0, 1)  # equal heights are equal probabilities
+    titles = whole.layout.annotations
     assert [(one.text.split(":")[0], one.yref, one.y) for one in titles] == [
         ("deletion", "paper", 1.0),
         ("insertion", "paper", pytest.approx(0.44)),
@@ -53,7 +58,8 @@ def test_no_two_curves_look_alike_and_the_words_name_their_middles(results):
     figure = masking_curves_figure({"sst2": results["sst2"]}, ("flow", "random"))
     assert not figure.layout.updatemenus
     (flow,) = (line for line in results["sst2"]["masking"] if line["method"] == "flow")
-    assert f"flow {flow['deletion'][5]:.2f} and {flow['insertion'][5]:.2f}" in figure.layout.meta["alt"]
+    assert "by 2 rankings" in figure.layout.meta["alt"]
+    assert f"flow, layer {flow['layer'] + 1} {flow['deletion'][5]:.2f} and {flow['insertion'][5]:.2f}" in figure.layout.meta["alt"]
 
 
 def change(result, **changes):
@@ -65,10 +71,14 @@ def change(result, **changes):
 def test_what_cannot_be_drawn_is_refused(results):
     with pytest.raises(ValueError, match="no results to draw"):
         masking_curves_figure({})
-    with pytest.raises(ValueError, match=r"methods=\['guess'\]: expected some of"):
-        masking_curves_figure(results, ["guess"])
+    for methods in (["guess"], [], ["flow", "flow"]):
+        with pytest.raises(ValueError, match=r"methods=\[.*\]: expected some of .*, each once"):
+            masking_curves_figure(results, methods)
     with pytest.raises(ValueError, match="the masking of SST-2 has no 'raw attention'"):
         masking_curves_figure({"sst2": change(results["sst2"], method="other")})
-    for wrong in ([], [0.5, 1.5], [0.5]):
-        with pytest.raises(ValueError, match=r"raw attention: deletion = .*: expected probabilities"):
+    del results["mnli"]["masking"][0]["method"]
+    with pytest.raises(ValueError, match="the masking of MNLI has no 'raw attention'"):
+        masking_curves_figure({"mnli": results["mnli"]})
+    for wrong in ([], [0.5] * 10 + [1.5], [0.5] * 7, [0.5] * 21, [None] * 11, 0.5, None):
+        with pytest.raises(ValueError, match=r"raw attention: deletion = .*: expected 11 probabilities"):
             masking_curves_figure({"sst2": change(results["sst2"], deletion=wrong)})

@@ -1,5 +1,7 @@
 """Rollout is a matrix product, flow is networkx's maximum flow, and both are right on graphs small enough to do by hand."""
 
+import time
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -168,9 +170,29 @@ def test_one_layer_may_be_named_from_below_or_from_above(function):
             function(attention, layer=layer)
 
 
-@pytest.mark.parametrize("function", [attention_rollout, attention_flow])
+@pytest.mark.parametrize("function", [attention_rollout, attention_flow, source_bound])
 def test_one_token_sees_itself(function):
     assert function(torch.ones(3, 2, 1, 1)).tolist() == [[[1.0]]] * 3
+
+
+def test_the_graph_of_one_token_is_a_chain_and_its_flow_is_full():
+    one = torch.ones(3, 2, 1, 1)
+    assert list(attention_graph(one).edges(data="capacity")) == [((level, 0), (level - 1, 0), 1.0) for level in (3, 2, 1)]
+    assert flow_saturation(attention_flow(one, normalize=False), one).tolist() == [1.0] * 3
+
+
+def test_a_text_of_128_tokens_works_with_a_progress_bar(capsys, monkeypatch):
+    monkeypatch.setattr("attattr.flow.PATIENCE", 0)
+    attention = random_attention(layers=2, heads=1, tokens=128)
+    one, two = (0.5 * a.numpy().mean(0) + 0.5 * np.eye(128) for a in attention)
+    assert np.allclose(attention_flow(attention, -1, normalize=False), np.minimum(two[:, :, None], one[None]).sum(1))
+    assert "attention flow: 100%" in capsys.readouterr().err
+
+
+def test_every_node_of_twelve_layers_and_32_tokens_takes_less_than_half_a_minute():
+    began = time.process_time()
+    attention_flow(random_attention(layers=12, heads=1, tokens=32, sharpness=6))
+    assert time.process_time() - began < 30  # 1.4 s on the machine this was written on
 
 
 @pytest.mark.parametrize("function", [attention_rollout, attention_flow])
@@ -235,7 +257,7 @@ def test_what_is_no_attention_is_refused_in_words(function, name):
         function(attention)
 
 
-@pytest.mark.parametrize("function", [attention_rollout, attention_flow, scores_as_attention])
+@pytest.mark.parametrize("function", [attention_rollout, attention_flow, attention_graph, flow_bound, source_bound, scores_as_attention])
 def test_what_is_no_tensor_of_floats_is_refused(function):
     with pytest.raises(TypeError, match=r"as one tensor of floats, L H N N or L N N, got torch\.int64"):
         function(torch.eye(2, dtype=torch.int64)[None])

@@ -1,6 +1,7 @@
 """Which explanation ranks words best: each number of the result computed again from the package, for an encoder and a decoder."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def run(tmp_path_factory):
         found = json.loads(reproduce("flow-correlations", Run(**options, rows=None)).read_text())
         full = json.loads(reproduce("saturation", Run(**options, rows=2)).read_text())
     assert not list((folder / "results").glob(".*"))
-    return found, full, models
+    return found, full, models, folder
 
 
 def entry(found, **wanted):
@@ -74,7 +75,7 @@ def test_texts_that_cannot_be_ranked_or_are_too_long_are_left_out(run):
 
 
 def test_correlations_with_blank_out_and_gradients_by_layer_and_reading(run):
-    found, _, models = run
+    found, _, models, _ = run
     model, tokenizer = models["sst2"]
 
     def lost(att):
@@ -104,7 +105,7 @@ def test_correlations_with_blank_out_and_gradients_by_layer_and_reading(run):
 
 
 def test_masking_is_by_the_last_layer_or_by_the_words_themselves(run):
-    found, _, models = run
+    found, _, models, _ = run
     model, tokenizer = models["sst2"]
     (line,) = [line for line in found["masking"] if line["method"] == "rollout"]
     curves = []
@@ -120,7 +121,7 @@ def test_masking_is_by_the_last_layer_or_by_the_words_themselves(run):
 
 
 def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
-    found, _, models = run
+    found, _, models, _ = run
     (decoder,) = found["others"]
     assert decoder["training"]["sha256"] == "0"
     named = {f"{name}{of}, by receptive field" for name in ("rollout", "flow") for of in ("", " of attribution")}
@@ -136,25 +137,66 @@ def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
 
 
 def test_saturation_of_trained_random_and_other_models(run):
-    _, found, models = run
+    _, found, models, _ = run
     assert list(found["models"]) == ["trained, sst2", "random weights, 4 layers", "other 0"]
     shown = [text for text in kept() if len(ordinary_tokens(models["sst2"][1], text)) >= 8]
     for name, (model, tokenizer) in {
         "trained, sst2": models["sst2"],
         "random weights, 4 layers": (flows.untrained("bert", 4), models["sst2"][1]),
     }.items():
-        shares, aside = [], []
+        shares = []
         for text in shown:
             attention = attattr.attribute(model, tokenizer, text, steps=1).attention
-            flow = attattr.attention_flow(attention, normalize=False)
-            shares.append(attattr.flow_saturation(flow, attention))
-            aside.append(((attattr.source_bound(attention) - flow)[:, 0, 1:] < 1e-6).float().mean(1))
+            shares.append(attattr.flow_saturation(attattr.attention_flow(attention, normalize=False), attention))
         assert found["models"][name]["layers"] == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
-        assert found["models"][name]["reader"]["layers"] == pytest.approx(torch.stack(aside[:2]).mean(0).tolist(), abs=1e-3)
-        assert found["models"][name]["reader"]["layers"][0] == 1
-    decoder = found["models"]["other 0"]["reader"]["layers"]  # its last token, which sees all before it
-    assert decoder[0] == 1
-    assert 0 <= min(decoder) <= max(decoder) <= 1
+
+
+def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
+    """The first token keeps to itself in the second layer and the last does not, so the rows have different shares."""
+    encoder = torch.tensor(
+        [[[[0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.3, 0.6]]], [[[0.98, 0.01, 0.01], [0.4, 0.2, 0.4], [0.5, 0.5, 0.0]]]]
+    )
+    decoder = torch.tensor([[[[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.1, 0.2, 0.7]]], [[[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.01, 0.29, 0.7]]]])
+    # By hand, of the decoder's last token: to 0 run 0.05 + 0.145 + 0.005 = 0.2, the bound is 0.05 + 0.15; to 1, 0.1 + 0.145 of 0.25.
+    for attention, row, expected in ((encoder, 0, [1, 1]), (encoder, 2, [1, 0.5]), (decoder, 2, [1, 0.5])):
+        flow = attattr.attention_flow(attention.double(), normalize=False)
+        assert flows.share_at_source_bound(flow, attention.double(), row).tolist() == expected
+    _, found, *_ = run
+    tokenizer = run[2]["sst2"][1]
+    for attention, expected in ((encoder, [1, 1]), (decoder, [1, 0.5])):
+        folder = {"task": "sst2", "data": run[3], "seed": 0, "output": run[3] / "again"}
+        monkeypatch.setattr(flows, "load", lambda name: (None, tokenizer))
+        monkeypatch.setattr(flows, "untrained", lambda family, depth: None)
+        monkeypatch.setattr(flows, "DEPTHS", (4,))
+        monkeypatch.setattr(flows, "record", lambda model, inputs, attention=attention: Recorded(attention.split(1)))
+        again = json.loads(reproduce("saturation", Run(**folder, rows=2)).read_text())
+        assert again["models"]["trained, sst2"]["reader"]["layers"] == expected
+    assert found["models"]["other 0"]["training"]["sha256"] == "0"
+
+
+@dataclass
+class Recorded:
+    """All that is read of a recorded pass."""
+
+    attention: tuple[torch.Tensor, ...]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "deep"])
+def test_a_starting_point_knows_what_the_base_knows(kind, tmp_path):
+    flows.starting_point(kind, tmp_path)
+    base, _ = attattr.load("sst2")  # an adapter leaves the word embeddings alone
+    model = type(flows.untrained({"decoder": "gpt2", "deep": "bert"}[kind], 1)).from_pretrained(tmp_path)
+    assert torch.equal(model.get_input_embeddings().weight, base.get_input_embeddings().weight)
+    if kind == "deep":
+        layers = [dict(layer.named_parameters()) for layer in model.base_model.encoder.layer]
+        assert len(layers) == 12
+        for at, layer in enumerate(layers):
+            assert all(torch.equal(tensor, layers[at // 2 * 2][name]) for name, tensor in layer.items())
+        assert not all(torch.equal(tensor, layers[2][name]) for name, tensor in layers[0].items())
+    else:
+        assert model.config.n_layer == 4
+    with pytest.raises(ValueError, match="unknown kind 'wide'"):
+        flows.starting_point("wide", tmp_path)
 
 
 def test_an_unknown_family_is_refused():

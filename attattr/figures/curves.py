@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .correlations import checked
-from .evidence import LEGEND
+from .correlations import checked, in_layer
+from .evidence import LEGEND, task_menu
 from .style import finish
 from .universality import FAINT, called, two_digits
 
@@ -23,72 +23,64 @@ CURVES = {
     "flow": ("#b2182b", "dot", "x"),
     "random": ("#777777", "dashdot", "triangle-up"),
 }
-PANELS = {
-    "deletion": "deletion: the most relevant words masked",
-    "insertion": "insertion: all but these masked",
-}
-ABOVE = {"xref": "paper", "yref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+PANELS = {"deletion": "deletion: the most relevant words masked", "insertion": "insertion: all but these masked"}
 
 
 def masking_curves_figure(results: Mapping[str, Mapping[str, Any]], methods: Sequence[str] = tuple(CURVES)) -> go.Figure:
     """Mean probability of the class as words are masked in the order of each method's ranking: deletion above, insertion below.
 
     A menu chooses the task. Comprehensiveness and sufficiency (`masking_figure`) are the means of these curves, seen from the
-    probability of the whole text.
+    probability of the whole text. Methods with a number for each layer are those of one layer, named under the pointer.
 
     Args:
         results: for each task what ``attattr.result("flow-correlations-TASK")`` returns; the first is shown at the start.
         methods: those to draw, out of seven.
 
     Raises:
-        ValueError: no result; a method that has no look here, or no curve in a result; curves of another number of points.
+        ValueError: no result; a method that has no look here, or stands twice, or has no curve in a result; curves that are not a
+            probability for each tenth of the words.
     """
-    unknown = [method for method in methods if method not in CURVES]
-    if unknown or not methods:
-        raise ValueError(f"methods={list(methods)}: expected some of {list(CURVES)}")
-    tasks = checked(results, "masking")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12)
+    if not methods or len(set(methods)) < len(methods) or not set(methods) <= set(CURVES):
+        raise ValueError(f"methods={list(methods)}: expected some of {list(CURVES)}, each once")
+    tasks = {task: called(task) for task in checked(results, "masking")}
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(PANELS.values()))
     owner, said = [], []
-    for task in tasks:
-        lines = {line["method"]: line for line in results[task]["masking"]}
+    for task, name in tasks.items():
+        lines = {line.get("method"): line for line in results[task]["masking"]}
         missing = [method for method in methods if method not in lines]
         if missing:
-            raise ValueError(f"the masking of {called(task)} has no {missing[0]!r}, only {sorted(lines)}")
+            raise ValueError(f"the masking of {name} has no {missing[0]!r}, only {sorted(map(str, lines))}")
         for row, panel in enumerate(PANELS, 1):
-            for trace in curve_traces(panel, {method: lines[method] for method in methods}, called(task)):
-                figure.add_trace(trace.update(visible=task == tasks[0], showlegend=row == 1), row, 1)
+            for trace in curve_traces(panel, [lines[method] for method in methods], name):
+                figure.add_trace(trace.update(visible=task == next(iter(tasks)), showlegend=row == 1), row, 1)
                 owner.append(task)
-        halves = ", ".join(f"{m} {two_digits(lines[m]['deletion'][5])} and {two_digits(lines[m]['insertion'][5])}" for m in methods)
-        said.append(f"{called(task)}: {halves}.")
+        halves = [f"{m}{in_layer(lines[m]['layer'])} " + " and ".join(two_digits(lines[m][panel][5]) for panel in PANELS) for m in methods]
+        said.append(f"{name}: {', '.join(halves)}.")
     alt = (
-        "Mean probability of the class against the share of words masked, by seven rankings; at half of the words, deletion and insertion: "
+        f"Mean probability of the class by {len(methods)} rankings of the words: the share ranked first masked (deletion), or all "
+        "but these (insertion). At half of the words, deletion and insertion: "
     )
     finish(figure, alt + " ".join(said), height=640)
-    if len(tasks) > 1:
-        buttons = [{"label": called(t), "method": "restyle", "args": [{"visible": [of == t for of in owner]}]} for t in tasks]
-        figure.update_layout(updatemenus=[{"name": "Task:", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.06, "yanchor": "bottom"}])
-    for row, title in enumerate(PANELS.values(), 1):
-        figure.add_annotation(ABOVE, y=figure.layout[f"yaxis{row if row > 1 else ''}"].domain[1], text=title)
+    figure.update_layout(updatemenus=[menu | {"y": 1.06, "yanchor": "bottom"} for menu in task_menu(tasks, owner)])
+    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
     plain = {"zeroline": False, "fixedrange": True, "gridcolor": FAINT, "tickformat": ".0%"}
-    figure.update_xaxes(plain, range=[-0.03, 1.03]).update_yaxes(plain, title={"text": "probability, mean", "standoff": 4})
+    figure.update_xaxes(plain, range=[-0.03, 1.03])
+    figure.update_yaxes(plain, range=[0, 1], title={"text": "probability, mean", "standoff": 4})
     figure.update_xaxes(title={"text": "share of the words masked, or kept", "standoff": 6}, row=2)
     return figure.update_layout(legend=LEGEND | {"y": -0.13}, margin={"t": 34, "b": 130, "l": 60, "r": 8}, dragmode=False)
 
 
-def curve_traces(panel: str, lines: Mapping[str, Mapping[str, Any]], task: str) -> Iterator[go.Scatter]:
+def curve_traces(panel: str, lines: Sequence[Mapping[str, Any]], task: str) -> Iterator[go.Scatter]:
     """The curves of one task in one panel."""
-    for method, line in lines.items():
-        values = line.get(panel, ())
-        if len(values) < 2 or not all(0 <= value <= 1 for value in values):
-            raise ValueError(f"{task}, {method}: {panel} = {list(values)}: expected probabilities, one for each share from 0 to 1")
+    from ..saliency import TENTHS  # here, as it needs scipy.stats, which is slow to import
+
+    for line in lines:
+        method: str = line["method"]
+        values: Any = line.get(panel)
+        numbers = isinstance(values, Sequence) and all(isinstance(value, int | float) and 0 <= value <= 1 for value in values)
+        if not numbers or len(values) != len(TENTHS):
+            raise ValueError(f"{task}, {method}: {panel} = {values}: expected {len(TENTHS)} probabilities, for each tenth of the words")
         color, dash, symbol = CURVES[method]
-        yield go.Scatter(
-            x=[round(k / (len(values) - 1), 4) for k in range(len(values))],
-            y=list(values),
-            mode="lines+markers",
-            name=method,
-            legendgroup=method,
-            line={"color": color, "dash": dash, "width": 2},
-            marker={"symbol": symbol, "size": 6},
-            hovertemplate=f"{method}, %{{x:.0%}} of the words<br>%{{y:.3f}}<extra></extra>",
-        )
+        hover = f"<b>{method}{in_layer(line['layer'])}</b><br>%{{x:.0%}} of the words: %{{y:.1%}}<extra></extra>"
+        curve = go.Scatter(x=list(TENTHS), y=list(values), mode="lines+markers", name=method, legendgroup=method, hovertemplate=hover)
+        yield curve.update(line={"color": color, "dash": dash, "width": 2}, marker={"symbol": symbol, "size": 6})

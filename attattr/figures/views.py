@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from ..flow import adjusted_attention, attention_flow, attention_rollout, flow_bound
+from ..flow import EQUAL, adjusted_attention, attention_flow, attention_rollout, flow_bound
 from ..graph import CLS, SEP
 from .flow import GRID, NODE, TAIL, rise, together
 from .sentence import FOR
@@ -27,7 +27,6 @@ LINES = ((0.4, 7.0, 0.9), (0.2, 4.5, 0.75), (0.1, 2.6, 0.6), (0.0, 1.2, 0.5))  #
 SOURCE = 17  # pixels
 BARS = {"flow": ("#2166ac", "flow"), "full": ("#f1a340", "flow, at its bound"), "rollout": ("#8f8e8a", "rollout")}
 SIDE = 0.19  # between the middle of a token and that of one of its two bars
-EQUAL = 1e-6  # a flow that is this near to its bound has reached it, as in `flow_saturation`
 
 
 def views_figure(att: Attribution, layers: Sequence[int] | None = None, all_rows: bool = True) -> go.Figure:

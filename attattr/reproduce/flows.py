@@ -17,7 +17,7 @@ from torch import Tensor
 from ..attribution import Attribution, attribute
 from ..data import TASKS, examples, texts
 from ..encoding import Text
-from ..flow import attention_flow, attention_rollout, flow_saturation, scores_as_attention, source_bound
+from ..flow import EQUAL, attention_flow, attention_rollout, flow_saturation, is_causal, scores_as_attention, source_bound
 from ..pretrained import load, load_base
 from ..saliency import METHODS, SIGNED, masking_curves, mean_interval, ordinary_tokens, rank_correlation, read_row
 from ..tap import record
@@ -30,7 +30,6 @@ FEWEST, MOST = 3, 64  # ordinary tokens that can be ranked, and tokens whose flo
 OF_QUERIES = ("raw attention", "rollout", "flow", "attribution, its row")  # have a row for each token as the query
 LAST_WORD = {"attribution, all rows": 0}  # which layer's relevance is masked by; of the others with layers, the last
 DEPTHS = (6, 12, 24)
-EQUAL = 1e-6  # as in `flow_saturation`
 
 
 def flow_correlations(run: Run) -> dict[str, Any]:
@@ -140,7 +139,7 @@ def relevances(
     full = {"raw attention": attention.mean(1), "rollout": attention_rollout(attention), "flow": attention_flow(attention, normalize=False)}
     of_flow = read_row(att, shares(full["flow"]))  # once: it takes its time
     found = {name: of_flow if name == "flow" else measure(model, tokenizer, att) for name, measure in METHODS.items()}
-    if not attention.triu(1).any():
+    if is_causal(attention):
         for name, of in (("rollout", attention_rollout), ("flow", attention_flow)):
             found[f"{name}, by receptive field"] = read_row(att, of(attention, causal=True))
             found[f"{name} of attribution, by receptive field"] = read_row(att, of(scores, causal=True))
@@ -184,9 +183,11 @@ def rounded(values: Sequence[float]) -> list[float]:
 
 
 def saturation(run: Run) -> dict[str, Any]:
-    """How much of flow equals its bound, layer by layer: in the model of the task, in deeper ones with random weights, in others.
+    """How much of flow equals its bounds, layer by layer: in the model of the task, in deeper ones with random weights, in others.
 
-    ``reader``: of the flows from the classifier's own token to the others, the share that equals the bound around that token.
+    For each model ``layers``, ``low`` and ``high`` are the share of all flows that equal `flow_bound`, mean over texts and interval;
+    ``reader`` holds the same of the flows from the token that the classifier reads that equal `source_bound`. That token is taken
+    to be the first, or in a decoder the last.
     """
     rows = examples(run.task, source=run.data)
     drawn = texts(rows.select(random.Random(run.seed).sample(range(len(rows)), len(rows))))
@@ -199,26 +200,31 @@ def saturation(run: Run) -> dict[str, Any]:
     for number, (name, make) in enumerate(sources):
         model, own = make()
 
-        def full(text: Text, model: PreTrainedModel = model, own: PreTrainedTokenizerBase = own) -> dict[str, Any]:
+        def measured(text: Text, model: PreTrainedModel = model, own: PreTrainedTokenizerBase = own) -> dict[str, Any]:
             inputs = own(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt")
             attention = torch.cat(record(model, dict(inputs)).attention)
             flow = attention_flow(attention, normalize=False)
-            reader = 0 if attention.triu(1).any() else attention.shape[-1] - 1  # [CLS]; of a decoder, the last
-            aside = (flow >= source_bound(attention) - EQUAL)[:, reader].double()
-            others = torch.arange(attention.shape[-1]) != reader
+            reader = attention.shape[-1] - 1 if is_causal(attention) else 0
             return {
                 "tokens": attention.shape[-1],
-                "full": rounded(flow_saturation(flow, attention).tolist()),
-                "reader": rounded(aside[:, others].mean(1).tolist()),
+                "word": rounded(flow_saturation(flow, attention).tolist()),
+                "reader": rounded(share_at_source_bound(flow, attention, reader).tolist()),
             }
 
-        lines = resumable(partial_file("saturation", run, f"model{number}"), f"saturation {run.task}: {name}", kept, full)
-        shares = {key: by_layer([line[key] for line in lines]) for key in ("full", "reader")}
-        mean = sum(line["tokens"] for line in lines) / len(lines)
-        found["models"][name] = {"tokens": mean} | shares["full"] | {"reader": shares["reader"]}
+        lines = resumable(partial_file("saturation", run, f"model{number}"), f"saturation {run.task}: {name}", kept, measured)
+        tokens_of_text = sum(line["tokens"] for line in lines) / len(lines)
+        found["models"][name] = {"tokens": tokens_of_text} | by_layer([line["word"] for line in lines])
+        found["models"][name]["reader"] = by_layer([line["reader"] for line in lines])
     for number, folder in enumerate(run.other):
         found["models"][f"other {number}"]["training"] = training(folder)
     return found
+
+
+def share_at_source_bound(flow: Float[Tensor, "L N N"], attention: Tensor, source: int) -> Float[Tensor, " L"]:
+    """Of the flows from one token to the others that it can reach, the share that equals `source_bound`."""
+    equal = (flow >= source_bound(attention) - EQUAL)[:, source]
+    others = (flow > 0)[:, source] & (torch.arange(flow.shape[-1]) != source)
+    return (equal & others).sum(-1) / others.sum(-1)
 
 
 def untrained(family: str, layers: int, width: int = 128, seed: int = 0) -> PreTrainedModel:
