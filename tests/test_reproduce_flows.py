@@ -139,6 +139,7 @@ def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
 def test_saturation_of_trained_random_and_other_models(run):
     _, found, models, _ = run
     assert list(found["models"]) == ["trained, sst2", "random weights, 4 layers", "other 0"]
+    assert found["models"]["other 0"]["training"]["sha256"] == "0"
     shown = [text for text in kept() if len(ordinary_tokens(models["sst2"][1], text)) >= 8]
     for name, (model, tokenizer) in {
         "trained, sst2": models["sst2"],
@@ -161,17 +162,16 @@ def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
     for attention, row, expected in ((encoder, 0, [1, 1]), (encoder, 2, [1, 0.5]), (decoder, 2, [1, 0.5])):
         flow = attattr.attention_flow(attention.double(), normalize=False)
         assert flows.share_at_source_bound(flow, attention.double(), row).tolist() == expected
-    _, found, *_ = run
-    tokenizer = run[2]["sst2"][1]
+    _, _, models, folder = run
+    tokenizer = models["sst2"][1]
     for attention, expected in ((encoder, [1, 1]), (decoder, [1, 0.5])):
-        folder = {"task": "sst2", "data": run[3], "seed": 0, "output": run[3] / "again"}
+        options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "again"}
         monkeypatch.setattr(flows, "load", lambda name: (None, tokenizer))
         monkeypatch.setattr(flows, "untrained", lambda family, depth: None)
         monkeypatch.setattr(flows, "DEPTHS", (4,))
         monkeypatch.setattr(flows, "record", lambda model, inputs, attention=attention: Recorded(attention.split(1)))
-        again = json.loads(reproduce("saturation", Run(**folder, rows=2)).read_text())
+        again = json.loads(reproduce("saturation", Run(**options, rows=2)).read_text())
         assert again["models"]["trained, sst2"]["reader"]["layers"] == expected
-    assert found["models"]["other 0"]["training"]["sha256"] == "0"
 
 
 @dataclass

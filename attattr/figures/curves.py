@@ -23,6 +23,7 @@ CURVES = {
     "flow": ("#b2182b", "dot", "x"),
     "random": ("#777777", "dashdot", "triangle-up"),
 }
+HALF = 5  # tenths of the words
 PANELS = {"deletion": "deletion: the most relevant words masked", "insertion": "insertion: all but these masked"}
 
 
@@ -54,7 +55,9 @@ def masking_curves_figure(results: Mapping[str, Mapping[str, Any]], methods: Seq
             for trace in curve_traces(panel, [lines[method] for method in methods], name):
                 figure.add_trace(trace.update(visible=task == next(iter(tasks)), showlegend=row == 1), row, 1)
                 owner.append(task)
-        halves = [f"{m}{in_layer(lines[m]['layer'])} " + " and ".join(two_digits(lines[m][panel][5]) for panel in PANELS) for m in methods]
+        halves = [
+            f"{m}{in_layer(lines[m]['layer'])} " + " and ".join(two_digits(lines[m][panel][HALF]) for panel in PANELS) for m in methods
+        ]
         said.append(f"{name}: {', '.join(halves)}.")
     alt = (
         f"Mean probability of the class by {len(methods)} rankings of the words: the share ranked first masked (deletion), or all "

@@ -16,6 +16,7 @@ import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 from nbformat import NotebookNode
+from nbval.plugin import coalesce_streams
 
 BOOK = Path(__file__).parent.parent
 CACHE = BOOK.parent / "_build" / ".jupyter_cache"  # where jupyter-book looks, see _config.yml
@@ -80,23 +81,12 @@ def stripped(notebook: NotebookNode) -> NotebookNode:
         if CHECKED not in cell.metadata.get("tags", []):
             cell.outputs, cell.execution_count = [], None
         elif cell.outputs:
-            cell.outputs = joined(cell.outputs)
+            cell.outputs = coalesce_streams(cell.outputs)  # where the kernel cuts what is printed changes from run to run
             cell.execution_count = 1  # nbval takes a cell without a count as never run; the number itself means nothing
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = 1
     return notebook
-
-
-def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs with what was printed in one piece: where a kernel cuts a stream changes from run to run."""
-    found: list[NotebookNode] = []
-    for output in outputs:
-        if found and output.output_type == found[-1].output_type == "stream" and output.name == found[-1].name:
-            found[-1].text += output.text
-        else:
-            found.append(nbformat.from_dict(output))
-    return found
 
 
 def strip() -> None:
