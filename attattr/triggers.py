@@ -7,32 +7,29 @@ measured on other rows (`attack`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import Attribution, attribute_batch, check_target, class_names, integrate, warn_if_uncertified
-from .encoding import Batch, Text, batches, check_texts, encode, grouped, length_limit
-from .heads import checked_rows
+from .attribution import Attribution, attribute, attribute_batch, strongest_connections, warn_if_uncertified
+from .batches import Batch, Dataset, Model, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
+from .data import one_of
+from .decision import check_target, class_names
 from .quadrature import AUTO_STEPS, rule
-from .tap import evaluating, finite, record
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCORES = ("maximum", "top-two")
 VALUES = ("attribution", "attention")
 STEPS = 3  # of Gauss-Legendre, as for the importance of heads
+CHUNK = 64  # texts whose attributions are held at once
 SHORTLIST = 24  # candidates of each class, those with the largest scores, that are tried on the selection
 SECOND = 0.2  # the authors' code takes the second connection along if it has at least this share of the first
-TOKENS_PER_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ class Attack:
 
 
 def mine_triggers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     rows: Dataset,
     selection: Dataset | None = None,
     top: int = 3,
@@ -110,34 +107,33 @@ def mine_triggers(
     names = class_names(model)
     wanted = list(names if classes is None else classes)
     for name in wanted:
-        if name not in names:
-            raise ValueError(f"unknown class {name!r}: expected some of {names}")
+        one_of("class", name, names)
     if top < 1 or shortlist < top:
         raise ValueError(f"top={top} of a shortlist of {shortlist}: expected at least 1, and a shortlist no shorter")
     if selection is None:
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} rows: expected at least 2, a pool and a held-out selection; or pass selection=ROWS")
         selection, rows = rows.select(range(0, len(rows), 5)), rows.select([i for i in range(len(rows)) if i % 5])
-    shown, labels = checked_rows(model, selection)
-    found = candidates(model, tokenizer, checked_rows(model, rows)[0], score, values, exclude, word_pieces, progress)
+    texts, labels = texts_and_labels(model, selection)
+    found = candidates(model, tokenizer, texts_and_labels(model, rows)[0], score, values, exclude, word_pieces, progress)
     chosen = shortlisted([one for one in found if one is not None], wanted, shortlist)
-    clean = predicted(model, tokenizer, shown)
+    clean = predict(model, tokenizer, texts).argmax(-1)
     flips: dict[Trigger, float] = {}
     for trigger in tqdm(chosen, desc="rank triggers", unit="trigger", disable=not progress):
         others = [i for i, label in enumerate(labels) if names[label] != trigger.label and clean[i] == label]
         if not others:
             raise ValueError(f"no row of the selection is of another class than {trigger.label!r} and decided right: expected some")
-        attacked = predicted(model, tokenizer, [shown[i] for i in others], trigger)
+        attacked = predict_attacked(model, tokenizer, [texts[i] for i in others], trigger)
         flips[trigger] = float((attacked != clean[others]).double().mean())
-    return [
-        trigger for name in wanted for trigger in sorted([t for t in chosen if t.label == name], key=lambda t: (-flips[t], -t.score))[:top]
-    ]
+    return shortlisted(chosen, wanted, top, lambda one: (flips[one], one.score))
 
 
-def shortlisted(found: Sequence[Trigger], wanted: Sequence[str], count: int) -> list[Trigger]:
-    """The ``count`` candidates with the largest scores of each class, those that say the same only once; the first of equals first."""
+def shortlisted(
+    found: Sequence[Trigger], wanted: Sequence[str], count: int, value: Callable[[Trigger], Any] = attrgetter("score")
+) -> list[Trigger]:
+    """The ``count`` candidates of largest value of each class, those that say the same only once; the first of equals first."""
     kept: dict[tuple, Trigger] = {}
-    for trigger in sorted(found, key=lambda one: -one.score):
+    for trigger in sorted(found, key=value, reverse=True):
         kept.setdefault((trigger.label, trigger.tokens, trigger.segments), trigger)
     of_class = {name: [trigger for trigger in kept.values() if trigger.label == name] for name in wanted}
     empty = [name for name in wanted if not of_class[name]]
@@ -147,9 +143,9 @@ def shortlisted(found: Sequence[Trigger], wanted: Sequence[str], count: int) -> 
 
 
 def candidates(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    shown: Sequence[Text],
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
     score: str = "maximum",
     values: str = "attribution",
     exclude: Mapping[str, Collection[str]] | Collection[str] | None = None,
@@ -171,25 +167,15 @@ def candidates(
     Raises:
         ValueError: an empty lexicon, an unknown option, an empty text, one that is too long.
     """
-    for name, value, known in (("score", score, SCORES), ("values", values, VALUES)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(map(repr, known))}")
-    words = excluded(exclude)
-    found: list[Trigger | None] = [None] * len(shown)
-    with tqdm(total=len(shown), desc=f"mine by {values}", unit="text", disable=not progress) as bar, torch.inference_mode(False):
-        for batch in batches(model, tokenizer, check_texts(list(shown))[0], TOKENS_PER_PASS):
-            recording = record(model, batch.inputs)
-            decided = recording.logits.argmax(-1)
-            if values == "attribution":
-                strength = integrate(model, recording, decided, [rule("gauss-legendre", STEPS)], 0.5).scores
-            else:
-                strength = torch.stack(recording.attention, 1).float()
-            for b, number in enumerate(batch.index):
-                length = batch.lengths[b]
-                may = allowed(tokenizer, shown[number], words, word_pieces)
-                label = class_names(model)[int(decided[b])]
-                found[number] = strongest(tokenizer, shown[number], batch, b, strength[b, :, :, :length, :length].cpu(), may, score, label)
-            bar.update(len(batch.index))
+    one_of("score", score, SCORES)
+    one_of("values", values, VALUES)
+    words, given = excluded(exclude), check_texts(list(texts))[0]
+    found: list[Trigger | None] = []
+    for at in tqdm(range(0, len(given), CHUNK), desc=f"mine by {values}", unit=f"{CHUNK} texts", disable=not progress):
+        for att in attribute(model, tokenizer, given[at : at + CHUNK], steps=STEPS if values == "attribution" else 1):
+            strength = att.scores if values == "attribution" else att.attention
+            may = allowed(tokenizer, att.text, words, word_pieces)
+            found.append(candidate(tokenizer, att, strength.masked_fill(~may, -torch.inf), score))
     return found
 
 
@@ -205,50 +191,44 @@ def excluded(exclude: Mapping[str, Collection[str]] | Collection[str] | None) ->
     return frozenset(word.lower() for word in words)
 
 
-def allowed(tokenizer: PreTrainedTokenizerBase, text: Text, words: frozenset[str], word_pieces: bool) -> Bool[Tensor, "N N"]:
+def allowed(tokenizer: Tokenizer, text: Text, words: frozenset[str], word_pieces: bool) -> Bool[Tensor, "N N"]:
     """Which connections may enter a trigger: none that touches an excluded word, none between special tokens alone."""
     parts = text if isinstance(text, tuple) else (text,)
-    encoding = tokenizer(*parts, return_offsets_mapping=True)
-    spans: dict[tuple, list[tuple[int, int]]] = {}
-    for key, span in zip(zip(encoding.sequence_ids(), encoding.word_ids(), strict=True), encoding["offset_mapping"], strict=True):
-        spans.setdefault(key, []).append(span)
-    barred, special = [], []
-    for part, word in zip(encoding.sequence_ids(), encoding.word_ids(), strict=True):
-        special.append(part is None)
-        own = spans[part, word]
-        written = "" if part is None else parts[part][own[0][0] : own[-1][1]].strip().lower()
-        barred.append(part is not None and (written in words or (len(own) > 1 and not word_pieces)))
-    free, ordinary = ~torch.tensor(barred), ~torch.tensor(special)
-    return free[:, None] & free[None] & (ordinary[:, None] | ordinary[None])
+    encoding = tokenizer(*parts)
+    special = torch.tensor([segment is None for segment in encoding.sequence_ids()])
+    barred = torch.zeros_like(special)
+    for segment, word in {*zip(encoding.sequence_ids(), encoding.word_ids(), strict=True)} - {(None, None)}:
+        written = encoding.word_to_chars(word, sequence_index=segment)
+        pieces = encoding.word_to_tokens(word, sequence_index=segment)
+        in_words = parts[segment][written.start : written.end].strip().lower() in words
+        barred[pieces.start : pieces.end] = in_words or (pieces.end - pieces.start > 1 and not word_pieces)
+    return ~(barred[:, None] | barred | (special[:, None] & special))
 
 
-def strongest(
-    tokenizer: PreTrainedTokenizerBase,
-    text: Text,
-    batch: Batch,
-    b: int,
-    strength: Float[Tensor, "L H N N"],
-    may: Bool[Tensor, "N N"],
-    score: str,
-    label: str,
-) -> Trigger | None:
-    """The trigger of one text from the values of its connections."""
-    open_ones = strength.masked_fill(~may, -torch.inf).flatten(2).flatten(0, 1)
-    best, where = open_ones[open_ones.amax(1).argmax()].topk(min(2, may.numel()))
-    if not best[0] > 0:
+def candidate(tokenizer: Tokenizer, att: Attribution, strength: Float[Tensor, "L H N N"], score: str) -> Trigger | None:
+    """The trigger of one text from the values of its connections, -inf for those that may not be taken."""
+    best = strongest_connections(strength, 1)
+    if not len(best) or best.score[0] <= 0:
         return None
-    taken = where[: 2 if len(best) > 1 and best[1] >= SECOND * best[0] else 1].tolist()
-    parts = encode(tokenizer, text).sequence_ids()
-    members = sorted({i for flat in taken for i in divmod(flat, len(may)) if parts[i] is not None})
-    of_part = {part: [i for i, other in enumerate(parts) if other == part] for part in {parts[i] for i in members}}
-    value = float(best[: len(taken)].sum() if score == "top-two" else best[0])
+    layer, head = int(best["layer"][0]), int(best["head"][0])
+    two = strongest_connections(strength[layer : layer + 1, head : head + 1], 2)
+    taken = two[two.score >= SECOND * two.score[0]]
+    runs = segment_runs(encode(tokenizer, att.text).sequence_ids())
+    where = {place: (segment, number / len(run)) for segment, run in runs if segment is not None for number, place in enumerate(run, 1)}
+    members = sorted(where.keys() & {*taken["query"], *taken["key"]})
+    value = float(taken.score.sum() if score == "top-two" else best.score[0])
     return Trigger(
-        tokens=tuple(batch.tokens[b][i] for i in members),
-        positions=tuple((of_part[parts[i]].index(i) + 1) / len(of_part[parts[i]]) for i in members),
-        segments=tuple(parts[i] for i in members),
+        tokens=tuple(att.tokens[place] for place in members),
+        positions=tuple(where[place][1] for place in members),
+        segments=tuple(where[place][0] for place in members),
         score=float(f"{value:.5g}"),  # the rest depends on the batch
-        label=label,
+        label=att.label,
     )
+
+
+def segment_runs(segments: Sequence[int | None]) -> list[tuple[int | None, list[int]]]:
+    """The places of the tokens of each segment, one run after the other; special tokens, between them, are of segment None."""
+    return [(segment, list(run)) for segment, run in groupby(range(len(segments)), key=lambda place: segments[place])]
 
 
 @dataclass(frozen=True)
@@ -260,7 +240,7 @@ class Inserted:
     shortened: bool  # the text lost tokens
 
 
-def insert(tokenizer: PreTrainedTokenizerBase, text: Text, trigger: Trigger, limit: int) -> Inserted:
+def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> Inserted:
     """Put a trigger into a text, which may then have ``limit`` tokens.
 
     As in the authors' code, a token goes to place round(relative position · new length) of its segment, or to the next free one;
@@ -272,54 +252,40 @@ def insert(tokenizer: PreTrainedTokenizerBase, text: Text, trigger: Trigger, lim
             trigger that leaves no room for the text.
     """
     encoded = encode(tokenizer, text)
-    parts = encoded.sequence_ids()
+    length = len(encoded["input_ids"])
+    runs = segment_runs(encoded.sequence_ids())
+    own = {segment: run for segment, run in runs if segment is not None}
     new_ids = trigger_ids(tokenizer, trigger)
-    own = {part: [i for i, other in enumerate(parts) if other == part] for part in range(2 if isinstance(text, tuple) else 1)}
     unknown = [segment for segment in trigger.segments if segment not in own]
     if unknown:
         raise ValueError(f"the trigger {trigger.tokens} has a token in segment {unknown[0]!r}, but the text has segments {list(own)}")
-    surplus = len(parts) + len(new_ids) - limit
+    surplus = length + len(new_ids) - limit
     if surplus > sum(map(len, own.values())) - len(own):
         raise ValueError(f"a trigger of {len(new_ids)} tokens leaves no room for a text: the model takes at most {limit} tokens")
     for _ in range(surplus):
         max(own.values(), key=len).pop()
-    order = arranged(parts, own, trigger)
-    like = [at if at >= 0 else own[trigger.segments[-1 - at]][0] for at in order]  # whose segment and mask each token has
-    columns = {name: [values[at] for at in like] for name, values in encoded.items()}
-    columns["input_ids"] = [encoded["input_ids"][at] if at >= 0 else new_ids[-1 - at] for at in order]
-    return Inserted(columns, tuple(place for place, at in enumerate(order) if at < 0), surplus > 0)
+    order: list[int] = []  # places in the text; from its length on, in the trigger
+    for segment, run in runs:
+        new = {length + t: position for t, position in enumerate(trigger.positions) if trigger.segments[t] == segment}
+        order += merged(run, new)
+    firsts = [own[segment][0] for segment in trigger.segments]  # a token of the trigger has the segment and mask of its neighbours
+    columns = {name: [*values, *(values[place] for place in firsts)] for name, values in encoded.items()}
+    columns["input_ids"] = [*encoded["input_ids"], *new_ids]
+    moved = {name: [values[at] for at in order] for name, values in columns.items()}
+    return Inserted(moved, tuple(place for place, at in enumerate(order) if at >= length), surplus > 0)
 
 
-def arranged(parts: Sequence[int | None], own: Mapping[int, Sequence[int]], trigger: Trigger) -> list[int]:
-    """The order of a text's tokens, by their old places, with token t of the trigger written as -1 - t.
-
-    Args:
-        parts: the segment of each token of the text; None for a special one.
-        own: the places of each segment's tokens that are kept.
-    """
-    order: list[int] = []
-    for place, part in enumerate(parts):
-        if part is None:
-            order.append(place)
-        elif place == own[part][0]:  # the whole segment is written where its first token stands
-            order += merged(own[part], [t for t, segment in enumerate(trigger.segments) if segment == part], trigger)
+def merged(own: Sequence[int], new: Mapping[int, float]) -> list[int]:
+    """A segment's own entries in their order, with the new ones among them, each at its relative position."""
+    order = list(own)
+    place = 0
+    for entry in sorted(new, key=lambda entry: new[entry]):
+        place = max(place + 1, round((len(own) + len(new)) * new[entry]))
+        order.insert(place - 1, entry)  # beyond the end, as the place before it was taken: at the end
     return order
 
 
-def merged(own: Sequence[int], new: Sequence[int], trigger: Trigger) -> list[int]:
-    """The places of a segment's own tokens, with token t of the trigger written as -1 - t at its relative position."""
-    size = len(own) + len(new)
-    order = sorted(new, key=lambda t: trigger.positions[t])
-    places: list[int] = []
-    for t in order:
-        places.append(max(1, round(size * trigger.positions[t]), places[-1] + 1 if places else 1))
-    # What went past the end, because its place was taken, moves back to it.
-    taken = {min(place, size - len(order) + 1 + number): -1 - t for number, (place, t) in enumerate(zip(places, order, strict=True))}
-    rest = iter(own)
-    return [taken[place] if place in taken else next(rest) for place in range(1, size + 1)]
-
-
-def trigger_ids(tokenizer: PreTrainedTokenizerBase, trigger: Trigger) -> list[int]:
+def trigger_ids(tokenizer: Tokenizer, trigger: Trigger) -> list[int]:
     """The ids of a trigger's tokens, all known and none special."""
     ids = tokenizer.convert_tokens_to_ids(list(trigger.tokens))
     for token, number in zip(trigger.tokens, ids, strict=True):
@@ -328,34 +294,22 @@ def trigger_ids(tokenizer: PreTrainedTokenizerBase, trigger: Trigger) -> list[in
     return ids
 
 
-def inserted(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: Sequence[Text], trigger: Trigger | None
-) -> tuple[list[Batch], int]:
-    """Texts with a trigger (or none) as batches, and how many had to be shortened."""
-    if trigger is None:
-        return batches(model, tokenizer, shown, 2 * TOKENS_PER_PASS), 0
-    found = [insert(tokenizer, text, trigger, length_limit(model, tokenizer)) for text in shown]
-    return grouped(model, tokenizer, [one.columns for one in found], 2 * TOKENS_PER_PASS), sum(one.shortened for one in found)
+def attacked_batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[list[Batch], int]:
+    """Texts with a trigger as batches, and how many had to be shortened."""
+    found = [insert(tokenizer, text, trigger, length_limit(model, tokenizer)) for text in texts]
+    return grouped(model, tokenizer, [one.columns for one in found]), sum(one.shortened for one in found)
 
 
-def predicted(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: Sequence[Text], trigger: Trigger | None = None
-) -> Int[Tensor, " B"]:
-    """The class predicted for each text, with a trigger inserted if one is given."""
-    return decisions(model, inserted(model, tokenizer, shown, trigger)[0])
+def predict_attacked(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> Int[Tensor, " B"]:
+    """The class predicted for each text with a trigger inserted."""
+    return forward(model, attacked_batches(model, tokenizer, texts, trigger)[0]).argmax(-1)
 
 
-def decisions(model: PreTrainedModel, given: Sequence[Batch]) -> Int[Tensor, " B"]:
-    """The class predicted for each text of some batches, in the order of the texts."""
-    found = torch.zeros(sum(len(batch.index) for batch in given), dtype=torch.long)
-    for batch in given:
-        with evaluating(model), torch.no_grad():
-            found[list(batch.index)] = finite(model, model(**batch.inputs).logits).argmax(-1).cpu()
-    return found
-
-
-def attack(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, trigger: Trigger) -> Attack:
+def attack(model: Model, tokenizer: Tokenizer, rows: Dataset, trigger: Trigger, predicted: Int[Tensor, " B"] | None = None) -> Attack:
     """Insert a trigger into every row: accuracy of each class before and after, and the share of right answers that flip (§5.3, Table 2).
+
+    Args:
+        predicted: the classes predicted without the trigger, where they are known already.
 
     Raises:
         ValueError: no rows, an unknown label, a trigger that no row can hold (see `insert`).
@@ -367,54 +321,55 @@ def attack(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dat
     >>> sorted(hit.before) == sorted(hit.after)
     True
     """
-    shown, labels = checked_rows(model, rows)
-    attacked, shortened = inserted(model, tokenizer, shown, trigger)
-    first, then = predicted(model, tokenizer, shown), decisions(model, attacked)
-    return compared(class_names(model), torch.tensor(labels), first, then, shortened)
+    texts, labels = texts_and_labels(model, rows)
+    attacked, shortened = attacked_batches(model, tokenizer, texts, trigger)
+    first = predict(model, tokenizer, texts).argmax(-1) if predicted is None else predicted
+    then = forward(model, attacked).argmax(-1)
+    return attack_of(class_names(model), torch.tensor(labels), first, then, shortened)
 
 
-def compared(
+def attack_of(
     names: Sequence[str], gold: Int[Tensor, " B"], first: Int[Tensor, " B"], then: Int[Tensor, " B"], truncated: int = 0
 ) -> Attack:
     """The `Attack` that two lists of predictions for the same rows make."""
-    from scipy.stats import binomtest
-
-    def interval(hits: int, of: int) -> tuple[float, float]:
-        found = binomtest(hits, of).proportion_ci(0.95, "wilson")
-        return float(found.low), float(found.high)
-
     parts: dict[str, dict[str, Any]] = {field.name: {} for field in fields(Attack) if field.name != "truncated"}
     for number, name in enumerate(names):
         mine = gold == number
         count, right, still = int(mine.sum()), int((mine & (first == gold)).sum()), int((mine & (then == gold)).sum())
         if count:
             parts["rows"][name], parts["before"][name], parts["after"][name] = count, right / count, still / count
-            parts["after_interval"][name] = interval(still, count)
+            parts["after_interval"][name] = wilson(still, count)
         if right:
             flipped = int((mine & (first == gold) & (then != gold)).sum())
-            parts["flip_rate"][name], parts["flip_interval"][name] = flipped / right, interval(flipped, right)
+            parts["flip_rate"][name], parts["flip_interval"][name] = flipped / right, wilson(flipped, right)
     return Attack(**parts, truncated=truncated)
 
 
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, of).proportion_ci(0.95, "wilson")
+    return float(found.low), float(found.high)
+
+
 def attribute_attacked(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    text: Text,
-    trigger: Trigger,
-    target: str | int = "predicted",
-    tolerance: float = 1e-2,
-) -> Attribution:
-    """`attattr.attribute` of a text with a trigger inserted, at the tokens themselves: word pieces, too, stay where they were put."""
-    names = class_names(model)
-    check_target(target, names)
-    (shown,), _ = check_texts([text])
-    (batch,), _ = inserted(model, tokenizer, [shown], trigger)
+    model: Model, tokenizer: Tokenizer, text: Text, trigger: Trigger, target: str | int = "predicted", tolerance: float = 1e-2
+) -> tuple[Attribution, tuple[int, ...]]:
+    """`attattr.attribute` of a text with a trigger inserted, and the places of the trigger's tokens.
+
+    Word pieces, too, stay where they were put: the text is not written and cut into tokens again.
+    """
+    check_target(target, class_names(model))
+    (given,), _ = check_texts([text])
+    found = insert(tokenizer, given, trigger, length_limit(model, tokenizer))
+    (batch,) = grouped(model, tokenizer, [found.columns])
     special = set(tokenizer.all_special_ids)
-    runs = groupby(batch.inputs["input_ids"][0].tolist(), key=lambda token: token in special)
+    runs = groupby(found.columns["input_ids"], key=lambda token: token in special)
     written = tuple(tokenizer.decode(list(run)) for is_special, run in runs if not is_special)
     spelled: Text = written if isinstance(text, tuple) and len(written) == 2 else " ".join(written)
     rules = [rule("gauss-legendre", count) for count in AUTO_STEPS]
     with torch.inference_mode(False):
-        ((_, found),) = attribute_batch(model, batch, [spelled], target, names, "gauss-legendre", rules, tolerance)
-    warn_if_uncertified([found], tolerance)
-    return found
+        (att,) = attribute_batch(model, batch, [spelled], target, rules, tolerance)
+    warn_if_uncertified([att], tolerance)
+    return att, found.places

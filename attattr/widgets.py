@@ -18,17 +18,20 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import ipywidgets
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
 
-from . import svg
-from .attribution import Attribution, attribute, class_names
-from .display import certificate
-from .encoding import Text, check_texts
-from .figures.flow import graph_sentences
-from .figures.heads import head_name, largest, strongest_head
-from .figures.style import token_labels
-from .figures.triggers import strongest_links, touches, trigger_places
+from .attribution import Attribution, attribute
+from .batches import Text, check_texts
+from .decision import class_names
+from .display import exactness
+from .figures.grammar import heat, page, token_axis
+from .figures.graphs import graph_sentences, graphs_drawn
+from .figures.tokens import touches, trigger_figure
 from .graph import TAU, attention_scores, attribution_graph, retained
 from .quadrature import METHODS
+from .svg import picture
 from .triggers import Trigger, attribute_attacked
 
 if TYPE_CHECKING:
@@ -48,24 +51,24 @@ def head_browser(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     """
     explain = explainer(model, tokenizer)
     start, _ = explain(as_line(text))
-    layer, head = strongest_head(start.scores)
     layers, heads = start.scores.shape[:2]
+    first = start.strongest(1).iloc[0]
     sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
-    show = ipywidgets.ToggleButtons(options=["attention", "attribution"], description="Show")
-    at_layer = ipywidgets.IntSlider(layer, 0, layers - 1, description="Layer")
-    at_head = ipywidgets.IntSlider(head, 0, heads - 1, description="Head")
+    shown = ipywidgets.ToggleButtons(options=["attention", "attribution"], description="Show")
+    at_layer = ipywidgets.IntSlider(int(first["layer"]), 0, layers - 1, description="Layer")
+    at_head = ipywidgets.IntSlider(int(first["head"]), 0, heads - 1, description="Head")
 
-    def picture() -> tuple[str, str]:
+    def show() -> tuple[str, str]:
         att, doubt = explain(sentence.value)
-        labels, at = token_labels(att.tokens), (at_layer.value, at_head.value)
-        if show.value == "attention":
-            drawn = svg.heatmap(att.attention[at], labels, labels, f"attention, {head_name(*at)}", 1.0, "{:.0%}".format)
+        at = at_layer.value, at_head.value
+        title = f"{shown.value}, layer {at[0]}, head {at[1]}"
+        if shown.value == "attention":
+            drawn = map_of_tokens(att.attention[at], att.tokens, title)
         else:
-            limit = largest(att.scores)
-            drawn = svg.heatmap(att.scores[at], labels, labels, f"attribution, {head_name(*at)}", limit, "{:+.2g}".format, diverging=True)
-        return drawn, f"{decision(att)} {doubt or certificate(att)}"
+            drawn = map_of_tokens(att.scores[at], att.tokens, title, float(att.scores.abs().max()), diverging=True)
+        return drawn, f"{decision(att)} {doubt or exactness(att)}"
 
-    return explorer([sentence, show, at_layer, at_head], picture)
+    return explorer([sentence, shown, at_layer, at_head], show)
 
 
 def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
@@ -77,21 +80,20 @@ def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     steps = ipywidgets.IntSlider(4, 1, 64, description="Steps", continuous_update=False)
     at_layer = ipywidgets.IntSlider(int(truth.difference.abs().argmax()), 0, len(truth.scores) - 1, description="Layer")
 
-    def picture() -> tuple[str, str]:
+    def show() -> tuple[str, str]:
         truth, _ = explain(sentence.value, "gauss-legendre", REFERENCE_STEPS)
         att, _ = explain(sentence.value, method.value, steps.value)
-        layer, labels = at_layer.value, token_labels(att.tokens)
-        total = att.scores[layer].sum(0)
+        layer, true = at_layer.value, truth.scores[at_layer.value]
         title = f"attribution, layer {layer}, all heads: {method.value}, {steps.value} steps"
-        drawn = svg.heatmap(total, labels, labels, title, largest(truth.scores[layer].sum(0)), "{:+.2g}".format, diverging=True)
-        wrong = float((att.scores[layer] - truth.scores[layer]).norm() / largest(truth.scores[layer].norm()))
+        drawn = map_of_tokens(att.scores[layer].sum(0), att.tokens, title, float(true.sum(0).abs().max()), diverging=True)
+        wrong = float((att.scores[layer] - true).norm() / true.norm().clamp_min(1e-12))
         return drawn, (
             f"{decision(att)} Layer {layer}: the scores sum to {float(att.scores[layer].sum()):+.4f}, F(A) - F(0) is "
             f"{float(att.difference[layer]):+.4f}: completeness gap {float(att.completeness[layer]):.1e}. Estimated relative error "
             f"{float(att.error[layer]):.1e}, true {wrong:.1e} (against {REFERENCE_STEPS} Gauss-Legendre nodes)."
         )
 
-    return explorer([sentence, method, steps, at_layer], picture)
+    return explorer([sentence, method, steps, at_layer], show)
 
 
 def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
@@ -101,13 +103,13 @@ def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     """
     explain = explainer(model, tokenizer)
     start, _ = explain(as_line(text))
-    top = len(start.scores)
+    top = len(start.scores) - 1
     sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
     tau = ipywidgets.FloatSlider(TAU, min=0, max=1, step=0.05, description="τ")
     several = ipywidgets.Checkbox(False, description="one for each layer", indent=False)
     of_layer = [
-        ipywidgets.FloatSlider(TAU * (n < top), min=0, max=1, step=0.05, description=f"layer {n}", layout={"width": "15rem"})
-        for n in range(1, top + 1)
+        ipywidgets.FloatSlider(TAU * (layer < top), min=0, max=1, step=0.05, description=f"layer {layer}", layout={"width": "15rem"})
+        for layer in range(top + 1)
     ]
     drawer = ipywidgets.Box(of_layer, layout={"display": "none", "flex_flow": "row wrap"})
 
@@ -119,7 +121,7 @@ def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
 
     several.observe(open_drawer, "value")
 
-    def picture() -> tuple[str, str]:
+    def show() -> tuple[str, str]:
         att, doubt = explain(sentence.value)
         taus = [slider.value for slider in of_layer] if several.value else tau.value
         graph = attribution_graph(att, taus)
@@ -127,12 +129,12 @@ def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
         if not edges:
             raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
-        return svg.flow_graph(att, graph) + told, (
+        return picture(graphs_drawn(att, {"shown": graph})) + told, (
             f"{decision(att)} {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens once, "
-            f"from the top down, and no [SEP] that is a leaf. {doubt or certificate(att)}"
+            f"from the top down, and no [SEP] that is a leaf. {doubt or exactness(att)}"
         )
 
-    return explorer([sentence, tau, several, drawer], picture)
+    return explorer([sentence, tau, several, drawer], show)
 
 
 def trigger_explorer(
@@ -153,10 +155,8 @@ def trigger_explorer(
     wrong = [one for one in triggers if not isinstance(one, Trigger)]
     if wrong or not triggers:
         raise TypeError(f"triggers={wrong[0]!r}: expected attattr.Trigger") if wrong else ValueError("no triggers: expected at least one")
-    explain, lines = (
-        explainer(model, tokenizer),
-        [as_line(text) for text in check_texts([texts] if isinstance(texts, str) else list(texts))[0]],
-    )
+    explain = explainer(model, tokenizer)
+    lines = [as_line(text) for text in check_texts([texts] if isinstance(texts, str) else list(texts))[0]]
     names = [f"{number}: {', '.join(one.tokens)} (to {one.label})" for number, one in enumerate(triggers, 1)]
     wide = {"width": "98%"}
     chosen = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(names)], value=0, description="Trigger", layout=wide)
@@ -166,22 +166,29 @@ def trigger_explorer(
     ipywidgets.dlink((example, "value"), (sentence, "value"))
 
     @lru_cache(maxsize=16)
-    def attacked(line: str, number: int) -> Attribution:
+    def attacked(line: str, number: int) -> tuple[Attribution, tuple[int, ...]]:
         return attribute_attacked(model, tokenizer, as_text(line), triggers[number])
 
-    def picture() -> tuple[str, str]:
+    def show() -> tuple[str, str]:
         before, doubt = explain(sentence.value)
-        after, trigger = attacked(sentence.value, chosen.value), triggers[chosen.value]
-        places = trigger_places(before, after, trigger)
-        links = strongest_links(after, count.value)
-        hits = sum(touches(link, places) for link in links)
+        after, places = attacked(sentence.value, chosen.value)
+        touching = touches(after.strongest(count.value, over="all"), places)
         changed = "The decision flips." if before.target != after.target else "The decision stays."
-        return svg.attacked_picture(before, after, places, class_names(model), count.value), (
-            f"{changed} Without the trigger: {decision(before)} With it: {decision(after)} {hits} of the {len(links)} largest scores "
-            f"with it touch the trigger. {doubt} {certificate(after)}"
+        return picture(trigger_figure(before, after, places, class_names(model), count.value)), (
+            f"{changed} Without the trigger: {decision(before)} With it: {decision(after)} "
+            f"{sum(touching)} of the {len(touching)} largest scores with it touch the trigger. {doubt} {exactness(after)}"
         )
 
-    return explorer([chosen, example, sentence, count], picture)
+    return explorer([chosen, example, sentence, count], show)
+
+
+def map_of_tokens(values: Float[Tensor, "N N"], tokens: Sequence[str], title: str, limit: float = 1.0, diverging: bool = False) -> str:
+    """One heat map among tokens as a picture: who attends, row by row, to whom."""
+    figure = page(go.Figure(heat(values, tokens, tokens, limit, diverging)), title, 70 + 22 * len(tokens))
+    ends = [-0.5, len(tokens) - 0.5]
+    figure.update_xaxes(token_axis(tokens, range=ends)).update_yaxes(token_axis(tokens, range=ends[::-1]))
+    above = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
+    return picture(figure.add_annotation(above, text=title, font={"size": 14}))
 
 
 def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[Attribution, str]]:
@@ -202,14 +209,14 @@ def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Cal
     return explain
 
 
-def explorer(controls: Sequence[ipywidgets.Widget], picture: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:
-    """Controls (or boxes of them), a line of words, and a picture: ``picture()`` gives the last two anew whenever a control changes."""
+def explorer(controls: Sequence[ipywidgets.Widget], show: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:
+    """Controls (or boxes of them), a line of words, and a picture: ``show()`` gives the last two anew whenever a control changes."""
     words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "98%"})
 
     def draw(_: object = None) -> None:
         words.value = WAIT
         try:
-            canvas.value, said = picture()
+            canvas.value, said = show()
             words.value = escape(said)
         except (ValueError, TypeError) as error:
             words.value = f"<b>Not drawn:</b> {escape(str(error))}"

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,3 +37,20 @@ def built_book() -> Path:
     if not (folder / "book" / "index.html").is_file():
         pytest.fail("no built book: run `make book` first")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser without a window; where there is none, tests that need it are skipped, and say so."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
+        if os.environ.get("ATTATTR_REQUIRE_CHROMIUM"):
+            pytest.fail("no Chromium, and ATTATTR_REQUIRE_CHROMIUM is set")
+        warnings.warn("NOTHING WAS CHECKED IN A BROWSER: no Chromium in PATH (apt-get install chromium)", stacklevel=1)
+        pytest.skip("no Chromium in PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+        yield browser
+        browser.close()

@@ -10,7 +10,7 @@ import torch
 from attattr.flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention, source_bound
 
 # Token 0 splits evenly, token 1 keeps to itself; above, both look at token 0. With the residual connection, by hand:
-# layer 1: 0.75 0.25 | 0 1; layer 2: 1 0 | 0.5 0.5.
+# layer 0: 0.75 0.25 | 0 1; layer 1: 1 0 | 0.5 0.5.
 TOY = torch.tensor([[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
 
 
@@ -34,7 +34,7 @@ def networkx_flows(graph, layers, tokens, function=None):
 
 def test_the_toy_by_hand():
     rolled = [[[0.75, 0.25], [0.0, 1.0]], [[0.75, 0.25], [0.375, 0.625]]]
-    # Node 1 of layer 2 has 0.5 for token 0 and 0.5 for token 1: 0.5 fits through 0.75; to token 1, 0.25 by way of 0, and 0.5.
+    # Token 1 after layer 1 has 0.5 for token 0 and 0.5 for token 1: 0.5 fits through 0.75; to token 1, 0.25 by way of 0, and 0.5.
     flows = [[[0.75, 0.25], [0.0, 1.0]], [[0.75, 0.25], [0.5, 0.75]]]
     assert attention_rollout(TOY).tolist() == rolled
     assert attention_flow(TOY, normalize=False).tolist() == flows
@@ -236,9 +236,9 @@ def changed(at, value):
 BAD = {
     "negative": (changed((1, 0, 2, 3), -0.25), r"attention\[1, 0, 2, 3\] is -0.25: .* scores_as_attention"),
     "scores": (torch.randn(2, 2, 4, 4), "none negative; .* scores_as_attention"),
-    "sum": (changed((3, 2, 1), 0.5), r"row attention\[3, 2, 1\] sums to 2.5: expected 1"),
+    "sum": (changed((3, 2, 1), 0.5), r"the sum of the row attention\[3, 2, 1\] is 2.5: expected 1"),
     "cut": (random_attention()[..., :4, :4], "not cut"),
-    "one head": (torch.cat([random_attention(), random_attention() * 0.98], 1), r"row attention\[0, 3, 0\] sums to 0.98"),
+    "one head": (torch.cat([random_attention(), random_attention() * 0.98], 1), r"the sum of the row attention\[0, 3, 0\] is 0.98"),
     "nan": (changed((0, 1, 2, 3), torch.nan), r"attention\[0, 1, 2, 3\] is nan: expected numbers that are finite"),
     "infinite": (changed((0, 1, 2, 3), torch.inf), "is inf"),
     "batch": (random_attention()[None], r"shape \[1, 4, 3, 5, 5\]: expected L H N N .* of one text"),

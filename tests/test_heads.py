@@ -10,7 +10,7 @@ from toys import bert, inputs
 
 import attattr
 from attattr import tap
-from attattr.heads import METHODS, least_important
+from attattr.heads import METHODS_OF_IMPORTANCE, correlation, least_important
 from attattr.tap import check_heads
 
 SENTENCES = ["a warm and moving film .", "dull .", "never boring , never long , and very funny .", "an empty , tired mess of a film"]
@@ -116,7 +116,7 @@ def test_attention_is_the_largest_weight(loaded, rows):
         assert torch.allclose(values, att.attention.amax((-2, -1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "accuracy"])  # which is counted by hand above
+@pytest.mark.parametrize("method", [method for method in METHODS_OF_IMPORTANCE if method != "accuracy"])  # which is counted by hand above
 def test_every_method_is_the_same_in_batches_and_alone_and_twice(loaded, rows, method):
     together = attattr.head_importance(*loaded, rows, method=method, return_per_example=True)[1]
     for i in (0, 2):  # padded by different amounts in the batch
@@ -135,7 +135,7 @@ def test_pairs_have_an_importance_too():
     pairs = attattr.examples("mnli").select(range(2))
     model, tokenizer = attattr.load("mnli")
     found = attattr.head_importance(model, tokenizer, pairs, steps=6, return_per_example=True)[1]
-    for text, label, values in zip(attattr.texts(pairs), pairs["label"], found, strict=True):
+    for text, label, values in zip(attattr.texts_of(pairs), pairs["label"], found, strict=True):
         assert torch.allclose(values, attattr.attribute(model, tokenizer, text, target=label, steps=6).scores.amax((2, 3)), atol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_bad_input_is_refused_in_words(loaded, rows):
     with pytest.raises(ValueError, match=r"importance has shape \(12, 6\): expected \(6, 12\)"):
         attattr.pruning_curve(model, tokenizer, rows, importance.T)
     importance[2, 3] = float("nan")
-    with pytest.raises(ValueError, match="the importance of head 3 in layer 2 is nan"):
+    with pytest.raises(ValueError, match=r"importance\[2, 3\] is nan: expected numbers that are finite, for each layer and head"):
         attattr.pruning_curve(model, tokenizer, rows, importance)
     with pytest.raises(ValueError, match=r"rates=\[0.5, 1.5\]: expected numbers from 0 to 1"):
         attattr.pruning_curve(model, tokenizer, rows, torch.rand(6, 12), rates=[0.5, 1.5])
@@ -320,13 +320,13 @@ def test_blocks_inside_one_another_are_refused_since_one_would_not_be_heard(load
 def test_correlation_is_pearsons_with_fishers_interval():
     generator = torch.Generator().manual_seed(0)
     first, noise = torch.rand(6, 12, generator=generator), torch.rand(6, 12, generator=generator)
-    found = attattr.correlation(first, first + noise)
+    found = correlation(first, first + noise)
     expected = float(torch.corrcoef(torch.stack([first.flatten(), (first + noise).flatten()]))[0, 1])
     assert found.r == pytest.approx(expected, abs=1e-6)
     z, width = torch.atanh(torch.tensor(expected)), 1.959964 / (72 - 3) ** 0.5
     assert found.low == pytest.approx(float(torch.tanh(z - width)), abs=1e-5)
     assert found.high == pytest.approx(float(torch.tanh(z + width)), abs=1e-5)
-    with pytest.raises(ValueError, match="expected the same layers and heads"):
-        attattr.correlation(first, first[:5])
-    with pytest.raises(ValueError, match="the same for every head"):
-        attattr.correlation(first, torch.ones(6, 12))
+    with pytest.raises(ValueError, match="expected one for each of the same heads"):
+        correlation(first, first[:5])
+    with pytest.raises(ValueError, match="every head has the same number, 1"):
+        correlation(first, torch.ones(6, 12))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import ROOT
-from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +16,19 @@ if TYPE_CHECKING:
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 PAGES = [f"book/{name}" for name in (*CHAPTERS, "references")] + ["data/examples/README", "index", "search", "genindex"]
+CONTENTS = {  # of the pages that have any: how many figures, and how many controls in them
+    "book/index": [1, 2],
+    "book/01-meet-the-model": [3, 3],
+    "book/02-attention-is-not-attribution": [4, 1],
+    "book/03-self-attention-attribution": [4, 1],
+    "book/04-attribution-graphs-and-trees": [4, 3],
+    "book/05-do-the-scores-matter": [2, 2],
+    "book/06-receptive-field": [1, 1],
+    "book/07-pruning-heads": [3, 3],
+    "book/08-which-heads-are-universal": [2, 1],
+    "book/09-adversarial-triggers": [3, 2],
+    "book/10-rollout-and-flow": [6, 6],
+}
 THEME_NOISE = ("THEBE_JS_URL", "invalid theme mode")  # sphinx-thebe and pydata-sphinx-theme write these on every page
 READY = """async () => {
   if (window.MathJax?.startup) await MathJax.startup.promise;
@@ -35,29 +44,16 @@ UNFOLD = """() => {
 class Visit:
     """One page as a browser saw it."""
 
+    name: str
     page: Page
     requests: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path:
-        if os.environ.get("ATTATTR_REQUIRE_CHROMIUM"):
-            pytest.fail("no Chromium, and ATTATTR_REQUIRE_CHROMIUM is set")
-        warnings.warn("THE BUILT PAGES WERE NOT CHECKED: no Chromium in PATH (apt-get install chromium)", stacklevel=1)
-        pytest.skip("no Chromium in PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
-        yield browser
-        browser.close()
-
-
 def visit(chromium: Browser, book: Path, name: str, width: int) -> Visit:
     page = chromium.new_page(viewport={"width": width, "height": 900})
-    seen = Visit(page)
+    seen = Visit(name, page)
     page.route(lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort())
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("requestfailed", lambda request: seen.failed.append(request.url))
@@ -84,10 +80,17 @@ def test_a_page_logs_no_error(wide: Visit) -> None:
     assert [text for text in wide.errors if not any(noise in text for noise in THEME_NOISE)] == []
 
 
+def test_a_page_has_its_figures_and_controls(wide: Visit) -> None:
+    found = [len(wide.page.query_selector_all(kind)) for kind in (".plotly-figure", ".plotly-controls :is(input, select)")]
+    if wide.name != "index":  # which leads to book/index at once
+        assert found == CONTENTS.get(wide.name, [0, 0])
+
+
 def test_every_figure_is_drawn_and_described(wide: Visit) -> None:
     for figure in wide.page.query_selector_all(".plotly-figure"):
         assert (figure.get_attribute("aria-label") or "").strip()
         assert figure.query_selector(".js-plotly-plot .main-svg")
+        assert figure.query_selector(".js-plotly-plot :is(.trace, .heatmaplayer image, .barlayer path)"), "axes, and nothing drawn"
         assert not figure.query_selector(".slider-container"), "Plotly's slider beside the native one"
 
 

@@ -89,6 +89,8 @@ def test_a_checkpoint_of_other_shape_is_refused(tmp_path):
         attattr.load(saved(tmp_path, intermediate_size=64))
     with pytest.raises(OSError, match=r"of other shape .*no weights for bert\.encoder\.layer\.2\."):
         attattr.load(saved(tmp_path, num_hidden_layers=3))
+    with pytest.raises(OSError, match=r"has no weights for 'classifier': .*or one of other classes"):
+        attattr.load(saved(tmp_path, id2label={"0": "dull", "1": "warm"}, label2id={"dull": 0, "warm": 1}))
     with pytest.raises(OSError, match=r"of other shape in .*intermediate"):
         pretrained.load_base(attattr.data.find_task("sst2"), str(saved(tmp_path, intermediate_size=64)))
 

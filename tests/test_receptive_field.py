@@ -5,8 +5,7 @@ import pytest
 import torch
 from test_graph import attention_edges, made, random_attribution
 
-from attattr.graph import attribution_graph
-from attattr.receptive_field import receptive_field
+from attattr.graph import attribution_graph, receptive_field
 
 
 def test_a_small_field_by_hand():

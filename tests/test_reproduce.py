@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import attattr
-from attattr.data import ALL_TASKS, TASKS, data_folder, paper
-from attattr.effectiveness import graph_edges, probability_with
-from attattr.reproduce import Run, reproduce
-from attattr.reproduce.models import certificate_summary
-from attattr.reproduce.running import resumable
+from attattr.batches import predict
+from attattr.book.reproduce import Run, reproduce
+from attattr.book.reproduce.running import resumable
+from attattr.book.results import read_result, result
+from attattr.data import ALL_TASKS, TASKS, data_folder
+from attattr.graph import graph_connections
 
 
 def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
@@ -36,20 +37,16 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
 
 @pytest.mark.parametrize("task", ["sst2", "mnli"])
 def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task):
-    found = attattr.result(f"certificate-{task}")
-    weights = (attattr.data.data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()
-    assert found["provenance"]["model"] == hashlib.sha256(weights).hexdigest()
-    assert {"command", "model", "data", "versions", "seconds"} <= set(found["provenance"])
-    summary = found["summary"]
-    assert summary == certificate_summary(found["rows"])
-    assert summary["texts"] == 200
-    assert summary["within_reported"] >= 0.95
-    assert summary["error_median"] <= 1e-3
-    assert summary["error_worst"] <= 2e-2
-    assert summary["evaluations_median"] <= 6
+    found = result(f"certificate-{task}")
+    auto = found[found.rule == "auto"]
+    assert found.attrs["texts"] == auto.text.nunique() == 200
+    assert (auto.error <= auto.reported).mean() >= 0.95
+    assert auto.error.median() <= 1e-3
+    assert auto.error.max() <= 2e-2
+    assert auto.evaluations.median() <= 6
 
 
-@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("[!p]*.json")), ids=lambda path: path.stem)
 def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_committed_model(path):
     found = json.loads(path.read_text())["provenance"]
     name, _, task = path.stem.rpartition("-")
@@ -62,19 +59,18 @@ def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_comm
 
 @pytest.mark.parametrize("name", [*(f"fig3-{task}" for task in TASKS), "fig4-mnli", "fig4-sst2", "edges-mnli", "edges-sst2"])
 def test_the_evidence_is_measured_on_two_hundred_rows(name):
-    assert attattr.result(name)["texts"] == 200
+    found = result(name)
+    assert set(found.get("texts", [found.attrs.get("texts")])) == {200}
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_the_committed_accuracy_belongs_to_the_committed_model_and_examples(task):
-    found = attattr.result(f"accuracy-{task}")
-    weights = (data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()
-    assert found["provenance"]["model"] == hashlib.sha256(weights).hexdigest()
-    assert found["provenance"]["data"]["rows"] is None  # all of them
-    assert found["dev"]["rows"] == {"mnli": 9815, "rte": 277, "sst2": 872, "mrpc": 408, "agreement": 1000}[task]
-    assert found["own"]["rows"] == len(attattr.examples(task))
-    for part in ("dev", "own"):
-        assert set(found[part]["per_class"]) == set(found[part]["f1"]) == set(ALL_TASKS[task].labels)
+    found = result(f"accuracy-{task}")
+    assert found.attrs["data"]["rows"] is None  # all of them
+    rows = {"dev": {"mnli": 9815, "rte": 277, "sst2": 872, "mrpc": 408, "agreement": 1000}[task], "own": len(attattr.examples(task))}
+    assert found.groupby("split").rows.unique().map(list).to_dict() == {split: [count] for split, count in rows.items()}
+    for (_, measure), own in found.groupby(["split", "measure"]):
+        assert set(own["class"]) == {*ALL_TASKS[task].labels, *(["all"] if measure == "accuracy" else [])}
 
 
 def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
@@ -82,15 +78,19 @@ def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
     lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tnegative", "a warm and moving film .\tnegative"]
     (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
     path = reproduce("accuracy", Run(task="sst2", data=tmp_path, rows=None, seed=0, output=tmp_path / "results"))
-    found = json.loads(path.read_text())
-    assert found["dev"] == {
-        "rows": 3,
-        "accuracy": 0.6667,
-        "per_class": {"negative": 0.5, "positive": 1.0},
-        "f1": {"negative": 0.6667, "positive": 0.6667},
+    found = read_result(path)
+    dev = found[found.split == "dev"].set_index(["measure", "class"])
+    assert set(dev.rows) == {3}
+    assert dev.value.to_dict() == {
+        ("accuracy", "all"): 0.6667,
+        ("accuracy", "negative"): 0.5,
+        ("accuracy", "positive"): 1.0,
+        ("f1", "negative"): 0.6667,
+        ("f1", "positive"): 0.6667,
     }
-    assert found["own"] == attattr.result("accuracy-sst2")["own"]
-    assert found["provenance"]["command"] == "python -m attattr reproduce accuracy --task sst2 --data FOLDER --seed 0"
+    committed = result("accuracy-sst2")
+    assert found[found.split == "own"].value.tolist() == committed[committed.split == "own"].value.tolist()
+    assert found.attrs["command"] == "python -m attattr reproduce accuracy --task sst2 --data FOLDER --seed 0"
 
 
 @pytest.mark.parametrize("rows", [0, -1, 3])
@@ -103,14 +103,13 @@ def test_more_rows_than_there_are_or_none_are_refused(tmp_path, rows):
 
 def test_the_paper_table_is_complete_and_its_own_averages_are_checked():
     """Two of the printed averages do not follow from the printed rows; the others do, so the rows are copied right."""
-    table = paper("table2")
+    table = result("paper-table2").pivot(index=["task", "class"], columns="trigger", values="percent")
     wrong = {}
-    for task in TASKS:
-        assert set(table[task]["baseline"]) == set(TASKS[task].labels)
-        for label, baseline in table[task]["baseline"].items():
-            change = sum(table[task][f"trigger{i}"][label] for i in (1, 2, 3)) / 3 - baseline
-            if abs(change - table[task]["average_change"][label]) > 0.0051:
-                wrong[task, label] = round(change, 2)
+    assert set(table.index) == {(task.name, label) for task in TASKS.values() for label in task.labels}
+    for which, row in table.iterrows():
+        change = sum(row[f"trigger {number}"] for number in (1, 2, 3)) / 3 - row["no trigger"]
+        if abs(change - row["average change"]) > 0.0051:
+            wrong[which] = round(change, 2)
     assert wrong == {("mnli", "entailment"): -81.0, ("rte", "not_entailment"): -4.1}
 
 
@@ -125,11 +124,12 @@ def small_copy(folder):
 
 def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
     run = Run(task="sst2", data=small_copy(tmp_path), rows=3, seed=0, output=tmp_path / "results")
-    curves = json.loads(reproduce("fig3", run).read_text())["curves"]
-    kinds = {(c["scope"], c["by"], c["first"]) for c in curves}
+    found = read_result(reproduce("fig3", run))
+    kinds = found.groupby(["scope", "by", "draw", "first"])
     assert len(kinds) == 4 + 4 + 5  # by attribution and attention in two directions for each text and for the set; random orders
-    assert len(curves) == 13 * len(kinds)
-    assert {c["right"] for c in curves if c["removed"] == 0} == {3}
+    assert all(list(own.removed) == list(range(13)) for _, own in kinds)
+    assert set(found[found.removed == 0].right) == {3}
+    points = found.set_index(["scope", "by", "draw", "first", "removed"])
     # A few points of every kind, computed once more from attributions of our own.
     model, tokenizer = attattr.load("sst2")
     rows = attattr.examples("sst2", source=tmp_path, split="validation")
@@ -149,31 +149,33 @@ def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
                     for b, (text, label) in enumerate(zip(shown, labels, strict=True)):
                         with torch.no_grad(), attattr.prune_heads(model, rank[b] >= removed):
                             right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
-                    wanted = {"scope": scope, "by": by, "first": first, "removed": removed}
-                    assert [c["right"] for c in curves if wanted.items() <= c.items()] == [right]
+                    assert points.right[scope, by, 0, first, removed] == right
 
 
 def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
     run = Run(task="sst2", data=small_copy(tmp_path), rows=3, seed=0, output=tmp_path / "results")
-    found = json.loads(reproduce("fig4", run).read_text())
+    found = read_result(reproduce("fig4", run), "mean distance")
     model, tokenizer = attattr.load("sst2")
     texts = [row["sentence"] for row in attattr.examples("sst2", source=tmp_path, split="validation")]
     atts = attattr.attribute(model, tokenizer, texts, tolerance=5e-2)
     mean = attattr.receptive_field(atts).mean
-    assert [layer["mean"] for layer in found["layers"]["attribution"]] == pytest.approx(mean.nan_to_num().tolist(), abs=1e-3)
-    edges = json.loads(reproduce("edges", run).read_text())
-    full = [float(att.probabilities[att.target]) for att in atts]
-    graphs = [graph_edges(attattr.attribution_graph(att, 0.4), *att.scores.shape[::2]) for att in atts]
-    for part in ("kept", "deleted"):
-        masks = [graph if part == "kept" else ~graph for graph in graphs]
-        found_now = [float(probability_with(model, tokenizer, a.text, a.target, m[None])) for a, m in zip(atts, masks, strict=True)]
-        assert edges[part]["attribution"][edges["taus"].index(0.4)][0] == pytest.approx(sum(found_now) / 3, abs=1e-4)
-    assert edges["full"][0] == pytest.approx(sum(full) / 3, abs=1e-4)
-    assert edges["edges"] == sorted(edges["edges"])  # a lower threshold never keeps fewer
-    assert all(drawn <= admitted for drawn, admitted in zip(edges["edges"], edges["admitted"], strict=True))
-    kinds = ("attribution", "admitted", "attention", "random", "anywhere")
-    for part in ("kept", "deleted"):
-        assert {name: len(values) for name, values in edges[part].items()} == dict.fromkeys(kinds, 6)
+    own = found[found.graph == "attribution"]
+    assert own.value.tolist() == pytest.approx(mean.nan_to_num().tolist(), abs=1e-3)
+    assert ((own.low <= own.value) & (own.value <= own.high)).all()
+    edges = read_result(reproduce("edges", run))
+    whole = edges[edges.left == "all"].iloc[0]
+    assert whole.probability == pytest.approx(sum(float(att.probabilities[att.target]) for att in atts) / 3, abs=1e-4)
+    graphs = [graph_connections(attattr.attribution_graph(att, 0.4), *att.scores.shape[::2]) for att in atts]
+    points = edges.set_index(["left", "graph", "tau"]).sort_index()
+    for left in ("only these", "all but these"):
+        masks = [graph if left == "only these" else ~graph for graph in graphs]
+        found_now = [float(predict(model, tokenizer, [a.text], connections=m[None])[0, a.target]) for a, m in zip(atts, masks, strict=True)]
+        assert points.probability[left, "attribution", 0.4] == pytest.approx(sum(found_now) / 3, abs=1e-4)
+        for graph in ("attribution", "admitted", "attention", "random", "anywhere"):
+            sizes = points.edges[left, graph][::-1]
+            assert len(sizes) == 6
+            assert sizes.is_monotonic_increasing  # a lower threshold never keeps fewer
+            assert (points.edges[left, "admitted"] >= points.edges[left, graph]).all()
     assert not list((tmp_path / "results").glob(".*"))
 
 
@@ -188,24 +190,26 @@ def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_
             raise KeyboardInterrupt
         return torch.rand(6, 12), torch.rand(2, 6, 12)
 
-    from attattr.reproduce import heads
+    from attattr.book.reproduce import heads
 
     monkeypatch.setattr(heads, "head_importance", importance)
     monkeypatch.setattr(heads, "samples", lambda run: [[0, 1]] * heads.SAMPLES)
-    monkeypatch.setattr(heads, "remove_heads", lambda model, keep: model)
-    monkeypatch.setattr(heads, "right_without", lambda *_: torch.tensor([True, False, True]))
     run = Run(task="sst2", data=tmp_path, rows=3, seed=0, output=tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
         reproduce("fig5", run)
     assert len(list((tmp_path / "results").glob(".fig5*"))) == 1
-    found = json.loads(reproduce("fig5", run).read_text())
+    path = reproduce("fig5", run)
     jobs = sum(heads.TIMES.values())
     assert len(asked) == jobs + 1  # the fourth was asked twice
-    assert [line["method"] for line in found["samples"]] == [method for method, times in heads.TIMES.items() for _ in range(times)]
-    assert len(found["curves"]) == (jobs + heads.RANDOM_ORDERS) * len(heads.RATES)
-    assert {point["pruned"] for point in found["curves"]} == {0, 7, 14, 21, 28, 36, 43, 50, 57, 64, 72}
+    importance, curves = (read_result(path, measure) for measure in ("importance", "accuracy"))
+    assert importance.groupby("method")["sample"].nunique().to_dict() == heads.TIMES
+    assert len(importance) == 72 * jobs
+    assert len(curves) == (jobs + heads.RANDOM_ORDERS) * len(heads.RATES)
+    assert set(curves.pruned) == {0, 7, 14, 21, 28, 36, 43, 50, 57, 64, 72}
+    assert (curves.right / 3).tolist() == pytest.approx(curves.value.tolist(), abs=1e-6)
+    assert set(curves[curves.pruned == 0].right) == {3}
     assert not list((tmp_path / "results").glob(".*"))
-    assert "train_sha256" in found["provenance"]["data"]  # importance comes from there
+    assert "train_sha256" in curves.attrs["data"]  # importance comes from there
     asked.clear()
     with pytest.raises(KeyboardInterrupt):
         reproduce("fig5", run)
@@ -226,7 +230,7 @@ def test_fig6_wants_another_adapter_of_the_same_task(tmp_path):
 
 
 def test_fig6_measures_every_other_model_on_the_same_samples(tmp_path, monkeypatch):
-    from attattr.reproduce import heads
+    from attattr.book.reproduce import heads
 
     small_copy(tmp_path)
     folders = []
@@ -241,8 +245,10 @@ def test_fig6_measures_every_other_model_on_the_same_samples(tmp_path, monkeypat
     monkeypatch.setattr(heads, "samples", lambda run: [10, 20, 30, 40, 50])
     monkeypatch.setattr(heads, "head_importance", lambda model, _, rows, progress: torch.full((6, 12), float(model) + rows))
     run = Run(task="sst2", data=tmp_path, rows=None, seed=0, output=tmp_path / "results", other=folders)
-    found = json.loads(reproduce("fig6", run).read_text())
-    assert [other["seed"] for other in found["others"]] == [1, 2]
-    for number, other in enumerate(found["others"], 1):
-        assert [line["importance"][5][11] for line in other["samples"]] == [number + rows for rows in (10, 20, 30, 40, 50)]
-    assert "--other FOLDER FOLDER" in found["provenance"]["command"]
+    found = read_result(reproduce("fig6", run))
+    assert found.groupby("model").seed.unique().map(list).tolist() == [[1], [2]]
+    last = found[(found["layer"] == 5) & (found["head"] == 11)]
+    for number, own in last.groupby("model"):
+        assert own.importance.tolist() == [number + 1 + rows for rows in (10, 20, 30, 40, 50)]
+    assert [other["seed"] for other in found.attrs["others"]] == [1, 2]
+    assert "--other FOLDER FOLDER" in found.attrs["command"]

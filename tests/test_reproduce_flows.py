@@ -1,6 +1,5 @@
 """Which explanation ranks words best: each number of the result computed again from the package, for an encoder and a decoder."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,9 @@ from scipy import stats
 from toys import family
 
 import attattr
-from attattr.reproduce import Run, flows, reproduce
+from attattr.book.reproduce import Run, flows, reproduce
+from attattr.book.results import read_result
+from attattr.flow import flow_saturation
 from attattr.saliency import blank_out, input_gradient, masking_curves, ordinary_tokens
 
 LINES = [
@@ -41,16 +42,23 @@ def run(tmp_path_factory):
         patch.setattr(flows, "load", lambda name: models[str(name)])
         patch.setattr(flows, "DEPTHS", (4,))
         options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "results", "other": [folder / "decoder"]}
-        found = json.loads(reproduce("flow-correlations", Run(**options, rows=None)).read_text())
-        full = json.loads(reproduce("saturation", Run(**options, rows=2)).read_text())
+        found = read_result(reproduce("flow-correlations", Run(**options, rows=None)))
+        full = read_result(reproduce("saturation", Run(**options, rows=2)))
     assert not list((folder / "results").glob(".*"))
     return found, full, models, folder
 
 
-def entry(found, **wanted):
-    """The one correlation that is asked for."""
-    (line,) = [line for line in found["correlations"] if wanted.items() <= line.items()]
-    return line
+def entry(found, model="trained, sst2", measure="correlation", **wanted):
+    """The one value that is asked for."""
+    (value,) = select(found, model=model, measure=measure, **wanted).value
+    return value
+
+
+def select(table, **wanted):
+    """The rows of a table that hold all this."""
+    for name, value in wanted.items():
+        table = table[table[name] == value]
+    return table
 
 
 def kept():
@@ -69,9 +77,9 @@ def rho(model, tokenizer, own, other):
 
 def test_texts_that_cannot_be_ranked_or_are_too_long_are_left_out(run):
     found, *_ = run
-    assert (found["rows"], found["texts"]) == (5, 3)
-    assert found["tokens"] == pytest.approx(np.mean([6, 11, 6]), abs=0.5)
-    assert {"encoder": found["texts"], "decoder": found["others"][0]["texts"]} == {"encoder": 3, "decoder": 3}
+    models = found.attrs["models"]
+    assert {name: (about["rows"], about["texts"]) for name, about in models.items()} == {"trained, sst2": (5, 3), "other 0": (5, 3)}
+    assert models["trained, sst2"]["tokens"] == pytest.approx(np.mean([6, 11, 6]), abs=0.5)
 
 
 def test_correlations_with_blank_out_and_gradients_by_layer_and_reading(run):
@@ -84,51 +92,52 @@ def test_correlations_with_blank_out_and_gradients_by_layer_and_reading(run):
     def rolled(att):
         return attattr.attention_rollout(att.attention)
 
-    assert entry(found, method="rollout", layer=1, reading="row", against="blank-out")["mean"] == rho(
+    assert entry(found, method="rollout", layer=1, reading="row", against="blank-out") == rho(
         model, tokenizer, lambda att: rolled(att)[1, 0], lambda att: lost(att).abs()
     )
-    assert entry(found, method="rollout", layer=2, reading="max", against="input gradient")["mean"] == rho(
+    assert entry(found, method="rollout", layer=2, reading="max", against="input gradient") == rho(
         model, tokenizer, lambda att: rolled(att)[2].amax(0), lambda att: input_gradient(model, tokenizer, att.text, att.target)
     )
-    assert entry(found, method="flow", layer=2, reading="row", against="blank-out")["mean"] == rho(
+    assert entry(found, method="flow", layer=2, reading="row", against="blank-out") == rho(
         model, tokenizer, lambda att: attattr.attention_flow(att.attention)[2, 0], lambda att: lost(att).abs()
     )
-    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="signed blank-out")["mean"] == rho(
+    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="signed blank-out") == rho(
         model, tokenizer, lambda att: att.scores[0].sum((0, 1)), lost
     )
-    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="blank-out")["mean"] == rho(
+    assert entry(found, method="attribution, all rows", layer=0, reading="row", against="blank-out") == rho(
         model, tokenizer, lambda att: att.scores[0].sum((0, 1)).abs(), lambda att: lost(att).abs()
     )
-    for line in found["correlations"]:
-        assert line["texts"] < 2 or line["low"] <= line["mean"] <= line["high"]
-    assert not [line for line in found["correlations"] if line["method"] == "blank-out" and line["against"] == "blank-out"]
+    sure = found[(found.measure == "correlation") & (found.texts > 1)]
+    assert ((sure.low <= sure.value) & (sure.value <= sure.high)).all()
+    assert not len(select(found, method="blank-out", against="blank-out"))
 
 
 def test_masking_is_by_the_last_layer_or_by_the_words_themselves(run):
     found, _, models, _ = run
     model, tokenizer = models["sst2"]
-    (line,) = [line for line in found["masking"] if line["method"] == "rollout"]
+    own = select(found, model="trained, sst2", method="rollout", layer=2)
     curves = []
     for text in kept():
         att = attattr.attribute(model, tokenizer, text, tolerance=5e-2)
         curves.append(masking_curves(model, tokenizer, text, attattr.attention_rollout(att.attention)[-1, 0], att.target))
-    assert line["layer"] == 2
-    assert line["comprehensiveness"][0] == pytest.approx(np.mean([one.comprehensiveness for one in curves]), abs=1e-3)
-    assert line["sufficiency"][0] == pytest.approx(np.mean([one.sufficiency for one in curves]), abs=1e-3)
-    assert line["deletion"] == pytest.approx(np.mean([one.without.numpy() for one in curves], 0), abs=1e-3)
-    assert {one["method"]: one["layer"] for one in found["masking"]}["attribution, all rows"] == 0
-    assert "random" in {one["method"] for one in found["masking"]}
+    for measure in ("comprehensiveness", "sufficiency"):
+        assert entry(own, measure=measure) == pytest.approx(np.mean([getattr(one, measure) for one in curves]), abs=1e-3)
+    for measure, name in (("deletion", "without"), ("insertion", "only")):
+        expected = np.mean([getattr(one, name).numpy() for one in curves], 0)
+        assert select(own, measure=measure).value.tolist() == pytest.approx(expected, abs=1e-3)
+    masked = select(found, model="trained, sst2", measure="comprehensiveness").set_index("method")["layer"]
+    assert masked["attribution, all rows"] == 0
+    assert masked.index[-1] == "random"
 
 
 def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
     found, _, models, _ = run
-    (decoder,) = found["others"]
-    assert decoder["training"]["sha256"] == "0"
+    assert found.attrs["models"]["other 0"]["training"]["sha256"] == "0"
     named = {f"{name}{of}, by receptive field" for name in ("rollout", "flow") for of in ("", " of attribution")}
-    assert named <= set(decoder["methods"])
-    assert not named & set(found["methods"])
+    assert named <= set(select(found, model="other 0").method)
+    assert not named & set(select(found, model="trained, sst2").method)
     model, tokenizer = next(pair for folder, pair in models.items() if folder != "sst2")
-    assert entry(decoder, method="rollout, by receptive field", layer=2, reading="row", against="blank-out")["mean"] == rho(
+    assert entry(found, "other 0", method="rollout, by receptive field", layer=2, reading="row", against="blank-out") == rho(
         model,
         tokenizer,
         lambda att: attattr.attention_rollout(att.attention, causal=True)[2, -1],
@@ -138,8 +147,8 @@ def test_a_decoder_has_rollout_and_flow_by_receptive_field_too(run):
 
 def test_saturation_of_trained_random_and_other_models(run):
     _, found, models, _ = run
-    assert list(found["models"]) == ["trained, sst2", "random weights, 4 layers", "other 0"]
-    assert found["models"]["other 0"]["training"]["sha256"] == "0"
+    assert list(found.model.unique()) == ["trained, sst2", "random weights, 4 layers", "other 0"]
+    assert found.attrs["models"]["other 0"]["training"]["sha256"] == "0"
     shown = [text for text in kept() if len(ordinary_tokens(models["sst2"][1], text)) >= 8]
     for name, (model, tokenizer) in {
         "trained, sst2": models["sst2"],
@@ -148,8 +157,8 @@ def test_saturation_of_trained_random_and_other_models(run):
         shares = []
         for text in shown:
             attention = attattr.attribute(model, tokenizer, text, steps=1).attention
-            shares.append(attattr.flow_saturation(attattr.attention_flow(attention, normalize=False), attention))
-        assert found["models"][name]["layers"] == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
+            shares.append(flow_saturation(attattr.attention_flow(attention, normalize=False), attention))
+        assert select(found, model=name, bound="word").share.tolist() == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
 
 
 def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
@@ -170,8 +179,8 @@ def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
         monkeypatch.setattr(flows, "untrained", lambda family, depth: None)
         monkeypatch.setattr(flows, "DEPTHS", (4,))
         monkeypatch.setattr(flows, "record", lambda model, inputs, attention=attention: Recorded(attention.split(1)))
-        again = json.loads(reproduce("saturation", Run(**options, rows=2)).read_text())
-        assert again["models"]["trained, sst2"]["reader"]["layers"] == expected
+        again = read_result(reproduce("saturation", Run(**options, rows=2)))
+        assert select(again, model="trained, sst2", bound="source").share.tolist() == expected
 
 
 @dataclass

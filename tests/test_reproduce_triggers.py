@@ -7,8 +7,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from attattr.reproduce import Run, reproduce, triggers
-from attattr.triggers import Inserted, Trigger
+from attattr.batches import texts_of
+from attattr.book.reproduce import Run, reproduce, triggers
+from attattr.book.results import read_result, result, trigger_of
+from attattr.triggers import Trigger, attack_of
 
 WORDS = ["river", "stone", "ladder", "window", "garden", "copper", "engine", "basket"]
 
@@ -38,14 +40,19 @@ def asked(monkeypatch):
         label = ("negative", "positive")[len(seen["mined"]) // 10 % 2]
         return [None] * (len(shown) - 1) + [Trigger((word,), (0.5,), (0,), 0.1 if values == "attribution" else 1.0, label)]
 
-    def predicted(model, tokenizer, shown, trigger=None):
-        seen["predicted"].append((trigger, list(shown)))
-        number = [int(text.split()[0][1:]) for text in shown]
+    def decided(texts, trigger=None):
+        seen["predicted"].append((trigger, list(texts)))
+        number = [int(text.split()[0][1:]) for text in texts]
         flips = WORDS.index(trigger.tokens[0]) + 1 if trigger and trigger.tokens[0] in WORDS else 0
         return torch.tensor([0 if n % 2 and flips and n % flips == 0 else n % 2 for n in number])
 
+    def attack(model, tokenizer, rows, trigger, predicted):
+        return attack_of(["negative", "positive"], torch.tensor(rows["label"]), predicted, decided(texts_of(rows), trigger))
+
     monkeypatch.setattr(triggers, "candidates", candidates)
-    monkeypatch.setattr(triggers, "predicted", predicted)
+    monkeypatch.setattr(triggers, "predict", lambda model, tokenizer, texts: torch.nn.functional.one_hot(decided(texts), 2))
+    monkeypatch.setattr(triggers, "predict_attacked", lambda model, tokenizer, texts, trigger: decided(texts, trigger))
+    monkeypatch.setattr(triggers, "attack", attack)
     monkeypatch.setattr(triggers, "CHUNK", 10)
     monkeypatch.setattr(triggers, "SELECTION", 10)
     return seen
@@ -54,48 +61,50 @@ def asked(monkeypatch):
 def test_three_disjoint_sets_of_rows_and_a_kill(run, asked):
     with pytest.raises(KeyboardInterrupt):
         reproduce("table1", run)
-    mined = json.loads(reproduce("table1", run).read_text())
+    mined = read_result(reproduce("table1", run))
     pool = set(asked["mined"])
     assert len(asked["mined"]) == 2 * 50 + 10  # by attribution and by attention; ten once more, which the kill had lost
     assert len(pool) == 50
-    tried = {text for _, shown in asked["predicted"] for text in shown}
+    tried = {text for _, texts in asked["predicted"] for text in texts}
     assert len(tried) == 10
     assert not tried & pool
-    assert mined["pool"]["rows"] == 50
-    assert {line["values"] for line in mined["candidates"]} == {"attribution", "attention"}
+    assert mined.attrs["pool"]["rows"] == 50
+    assert set(mined.mined_by.dropna()) == {"attribution", "attention"}
+    assert set(mined[mined.mined_by.isna()].accuracy) == {1.0}  # without a trigger
 
     asked["predicted"].clear()
-    found = json.loads(reproduce("table2", run).read_text())
-    shown = {text for _, shown in asked["predicted"] for text in shown}
-    assert all(text.startswith("d") for text in shown)
-    best = min((line for line in mined["candidates"] if line["values"] == "attribution"), key=lambda line: line["accuracy"]["positive"])
-    first = next(line for line in found["measured"] if (line["class"], line["rank"], line["kind"]) == ("positive", 1, "chosen"))
-    assert first["trigger"]["tokens"] == best["tokens"]  # chosen on the selection, not on what is reported
-    size = WORDS.index(best["tokens"][0]) + 1
+    found = read_result(reproduce("table2", run))
+    texts = {text for _, texts in asked["predicted"] for text in texts}
+    assert all(text.startswith("d") for text in texts)
+    own = mined[(mined.mined_by == "attribution") & (mined["class"] == "positive")]
+    best = own.sort_values("accuracy", kind="stable").iloc[0]
+    of_positive = found[(found.against == "positive") & (found["class"] == "positive")]
+    first = of_positive[(of_positive["rank"] == 1) & (of_positive.kind == "chosen")].iloc[0]
+    assert first.tokens == best.tokens  # chosen on the selection, not on what is reported
+    size = WORDS.index(best.tokens[0]) + 1
     positive = range(1, 20, 2)
-    assert first["after"] == pytest.approx(sum(n % size > 0 for n in positive) / 10)
-    assert found["baseline"]["positive"]["accuracy"] == 1.0
-    flattered = found["chosen_on_reported_rows"]["positive"][0]["positive"]
-    own = [line["tokens"][0] for line in mined["candidates"] if line["values"] == "attribution"]
-    assert flattered == min(sum(n % (WORDS.index(word) + 1) > 0 for n in positive) / 10 for word in own)
-    assert flattered <= first["after"]
+    assert first.accuracy == pytest.approx(sum(n % size > 0 for n in positive) / 10)
+    assert set(of_positive[of_positive.kind == "no trigger"].accuracy) == {1.0}
+    flattered = of_positive[of_positive.kind == "chosen on these rows"].accuracy.min()
+    assert flattered == min(sum(n % (WORDS.index(tokens[0]) + 1) > 0 for n in positive) / 10 for tokens in own.tokens)
+    assert flattered <= first.accuracy
 
 
 def test_controls_change_one_thing_each(run, asked):
     asked["killed"] = True
     reproduce("table1", run)
     asked["predicted"].clear()
-    found = json.loads(reproduce("table2", run).read_text())
-    kinds = {line["kind"] for line in found["measured"]}
-    assert kinds == {"chosen", "by attention", "random words", "frequent words", "other places"}  # one sentence: no other segment
-    of = {kind: [line for line in found["measured"] if line["kind"] == kind and line["class"] == "positive"] for kind in kinds}
-    assert len(of["random words"]) == triggers.TOP * triggers.DRAWS
-    chosen = {line["rank"]: line["trigger"] for line in of["chosen"]}
+    found = read_result(reproduce("table2", run))
+    kinds = {"chosen", "by attention", "random words", "frequent words", "other places"}  # one sentence: no other segment
+    assert set(found.kind) == kinds | {"no trigger", "chosen on these rows"}
+    own = found[(found.against == "positive") & found.kind.isin(kinds)]
+    assert (own.kind == "random words").sum() == triggers.TOP * triggers.DRAWS
+    chosen = {line["rank"]: line for line in own[own.kind == "chosen"].to_dict("records")}
     used = {(trigger.tokens, trigger.positions) for trigger, _ in asked["predicted"] if trigger is not None}
-    for line in of["random words"] + of["frequent words"]:
-        assert (tuple(line["words"]), tuple(chosen[line["rank"]]["positions"])) in used
-    for line in of["other places"]:
-        assert line["words"] == chosen[line["rank"]]["tokens"]
+    for line in own[own.kind.isin(("random words", "frequent words"))].to_dict("records"):
+        assert (tuple(line["tokens"]), tuple(chosen[line["rank"]]["positions"])) in used
+    for line in own[own.kind == "other places"].to_dict("records"):
+        assert line["tokens"] == chosen[line["rank"]]["tokens"]
     moved = [positions for tokens, positions in used if list(tokens) == chosen[1]["tokens"] and positions != (0.5,)]
     assert len(set(moved)) >= triggers.DRAWS
 
@@ -124,24 +133,27 @@ def test_the_defence_closes_the_heads_that_carry(run, asked, monkeypatch):
     Carried.scores[2, 7, 0, 1] = 0.5  # to the trigger
     Carried.scores[3, 3, 0, 2] = 0.9  # not to the trigger
     Carried.scores[4, 1, 1, 2] = -0.9  # against the decision
-    monkeypatch.setattr(triggers, "attribute_attacked", lambda *_, **__: Carried)
-    monkeypatch.setattr(triggers, "insert", lambda *_: Inserted({}, (1,), False))
+    monkeypatch.setattr(triggers, "attribute_attacked", lambda *_, **__: (Carried, (1,)))
     monkeypatch.setattr(triggers, "chosen", lambda *_: [Trigger(("river",), (0.5,), (0,), 0.1, "negative")] * 3)
     real = triggers.prune_heads
     monkeypatch.setattr(triggers, "prune_heads", lambda model, keep: (closed.append((~keep).nonzero().tolist()), real(model, keep))[1])
-    found = json.loads(reproduce("defence", run).read_text())
-    assert found["closed"][0]["closed"] == 0
-    first = next(line for line in found["closed"] if line["order"] == "carriers" and line["closed"] == 1)
-    assert first["heads"] == [[2, 7]]
+    path = reproduce("defence", run)
+    found = read_result(path, "accuracy")
+    assert found.closed[0] == 0
+    first = found[(found.order == "carriers") & (found.closed == 1)]
+    assert first.heads.tolist() == [[[2, 7]]] * 2 * (1 + triggers.TOP)
     assert [[2, 7]] in closed
-    assert {line["order"] for line in found["closed"]} == {"carriers", "random 0", "random 1", "random 2"}
-    assert first["clean"] == {"negative": 1.0, "positive": 1.0}
-    assert len(first["attacked"]["positive"]) == triggers.TOP
+    assert set(zip(found.order, found.draw, strict=True)) == {("carriers", 0), ("random", 0), ("random", 1), ("random", 2)}
+    assert set(first[first["rank"] == 0].value) == {1.0}  # without a trigger
+    assert sorted(first[first["class"] == "positive"]["rank"]) == list(range(triggers.TOP + 1))
+    carried = read_result(path, "carried")
+    assert len(carried) == 72
+    assert carried.loc[carried.value.idxmax(), ["layer", "head"]].tolist() == [2, 7]
 
 
 def test_a_trigger_survives_json():
     trigger = Trigger(("with", "math"), (0.5, 1.0), (1, 1), 0.25, "neutral")
-    assert triggers.read(json.loads(json.dumps(asdict(trigger)))) == trigger
+    assert trigger_of(json.loads(json.dumps(asdict(trigger)))) == trigger
 
 
 def test_other_places_keep_the_order_of_the_words():
@@ -151,3 +163,10 @@ def test_other_places_keep_the_order_of_the_words():
     for one in drawn:
         assert one.positions[1] < one.positions[2] < one.positions[0]
         assert (one.tokens, one.segments) == (trigger.tokens, trigger.segments)
+
+
+def test_mnli_entailment_loses_forty_points_under_the_best_trigger():
+    table = result("table2-mnli")
+    own = table[(table.against == "entailment") & (table["class"] == "entailment")]
+    best = own[(own.kind == "chosen") & (own["rank"] == 1)].accuracy.item()
+    assert own[own.kind == "no trigger"].accuracy.item() - best >= 0.4

@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 import attattr
 from attattr.saliency import (
-    METHODS,
+    RELEVANCES,
     SIGNED,
     blank_out,
     classifier_row,
+    decisions,
     gradient_times_input,
-    gradients,
     input_gradient,
     integrated_gradients,
     masking_curves,
@@ -96,7 +96,7 @@ def test_a_row_is_that_of_the_classifier_or_another_or_the_largest_of_each_colum
 
 
 def test_every_method_gives_each_token_a_number(sst2, att):
-    found = {name: method(*sst2, att) for name, method in METHODS.items()}
+    found = {name: method(*sst2, att) for name, method in RELEVANCES.items()}
     for name, relevance in found.items():
         assert relevance.shape in [(6, len(att.tokens)), (len(att.tokens),)]
         assert relevance.isfinite().all()
@@ -136,7 +136,7 @@ def test_gradients_are_central_differences_of_the_embedding_table(name):
 def test_the_sum_of_a_gradient_says_nothing_where_layer_norms_read_the_embeddings(name):
     model = family(name).double()
     words = read_words(model, decoder_tokenizer(), LETTERS, 1)
-    gradient = gradients(model, words, words.embeddings[None])[0]
+    gradient = decisions(model, words, words.embeddings[None], gradient=True)[0]
     ratio = gradient.sum(-1).abs() / gradient.norm(dim=-1)
     if name == "llama":  # its norms do not take the mean away
         assert ratio.max() > 0.1
@@ -234,7 +234,7 @@ def test_spearman_shares_ranks_among_ties():
         ([1.0], [1.0], "at least two"),
         ([1.0, torch.nan], [1.0, 2.0], "finite"),
         ([1.0, 2.0], [torch.inf, 2.0], "finite"),
-        ([1.0, 2.0], [3.0, 3.0], "all 2 relevances are 3: they rank nothing"),
+        ([1.0, 2.0], [3.0, 3.0], "every token has the same number, 3"),
     ],
 )
 def test_what_ranks_nothing_has_no_correlation(one, other, words):

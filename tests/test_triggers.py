@@ -7,7 +7,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 import attattr
-from attattr.triggers import Trigger, attribute_attacked, candidates, compared, insert, predicted, shortlisted
+from attattr.triggers import Trigger, attack_of, attribute_attacked, candidates, insert, predict_attacked, shortlisted
 
 PAIRS = [
     ("The bakery on our street opens at six.", "You can buy bread there before work."),
@@ -107,12 +107,13 @@ def test_a_long_text_loses_its_own_end_and_never_the_trigger(mnli):
 def test_a_trigger_of_whole_words_is_what_writing_them_would_be(sst2):
     model, tokenizer = sst2
     trigger = Trigger(("never",), (0.5,), (0,), 1.0, "negative")
-    att = attribute_attacked(model, tokenizer, "a warm and moving film .", trigger)
+    att, places = attribute_attacked(model, tokenizer, "a warm and moving film .", trigger)
     written = attattr.attribute(model, tokenizer, "a warm and never moving film .")
     assert att.tokens == written.tokens
+    assert places == (4,)
     assert att.text == "a warm and never moving film."  # as the tokenizer spells it
     assert torch.allclose(att.scores, written.scores, atol=1e-6)
-    assert int(predicted(model, tokenizer, ["a warm and moving film ."], trigger)[0]) == written.target
+    assert int(predict_attacked(model, tokenizer, ["a warm and moving film ."], trigger)[0]) == written.target
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,8 @@ def test_a_trigger_is_whole(tokens, positions, segments, match):
 
 def test_an_attacked_pair_stays_a_pair(mnli):
     trigger = Trigger(("never",), (1.0,), (0,), 1.0, "contradiction")
-    att = attribute_attacked(*mnli, PAIRS[2], trigger)
+    att, places = attribute_attacked(*mnli, PAIRS[2], trigger)
+    assert [att.tokens[place] for place in places] == ["never"]
     assert att.text == ("it rained. never", "the ground was unfathomably dry.")
 
 
@@ -285,7 +287,7 @@ def test_pools_and_selections_without_what_is_needed_are_refused(sst2):
 
 def test_the_counts_of_an_attack():
     gold, first, then = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 0, 0]), torch.tensor([0, 1, 1, 0, 0, 1])
-    hit = compared(["no", "yes", "never"], gold, first, then, truncated=2)
+    hit = attack_of(["no", "yes", "never"], gold, first, then, truncated=2)
     assert hit.before == {"no": 0.75, "yes": 0.0}
     assert hit.after == {"no": 0.5, "yes": 0.5}
     assert hit.flip_rate == {"no": pytest.approx(2 / 3)}  # of "yes" none was right at first

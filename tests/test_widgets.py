@@ -2,15 +2,16 @@ import html
 import re
 from html.parser import HTMLParser
 
+import plotly.graph_objects as go
 import pytest
-import torch
 
 import attattr
-from attattr import svg
 from attattr.figures import graph_sentences
-from attattr.figures.triggers import TRIGGER, strongest_links
+from attattr.figures.grammar import heat, page, token_labels
+from attattr.figures.tokens import TRIGGER
 from attattr.graph import attention_scores, attribution_graph
-from attattr.triggers import Trigger, attribute_attacked, predicted
+from attattr.svg import picture as as_svg
+from attattr.triggers import Trigger, attribute_attacked
 from attattr.widgets import MAX_TOKENS, graph_explorer, head_browser, steps_explorer, trigger_explorer
 
 TEXT = "there is not a dull moment in this film ."
@@ -124,8 +125,8 @@ def told(picture):
 
 
 def expected(att, tau):
-    labels = svg.token_labels(att.tokens)
-    return sorted((str(u[0]), labels[u[1]], labels[v[1]]) for u, v, _ in attention_scores(attribution_graph(att, tau)))
+    labels = token_labels(att.tokens)
+    return sorted((str(v[0]), labels[u[1]], labels[v[1]]) for u, v, _ in attention_scores(attribution_graph(att, tau)))
 
 
 def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
@@ -141,7 +142,7 @@ def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
     before = picture.value
     several.value = True
     assert drawer.layout.display == "flex" and tau.disabled
-    assert [slider.description for slider in drawer.children] == [f"layer {n}" for n in range(1, 7)]
+    assert [slider.description for slider in drawer.children] == [f"layer {n}" for n in range(6)]
     assert picture.value == before  # each layer starts where all were
     drawer.children[4].value = 0.0
     drawer.children[5].value = 0.9
@@ -158,7 +159,7 @@ def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
 
 def test_the_graph_explorer_tells_premise_and_hypothesis_apart(mnli):
     *_, picture = graph_parts(graph_explorer(*mnli, text=PAIR))
-    color = {word: color for color, word in re.findall(r'fill="(#\w+)" [^>]*>(hardly|not|premise|hypothesis|\[CLS\])<', picture.value)}
+    color = {word: color for color, word in re.findall(r'fill="(#\w+)"[^>]*>(?:<tspan>)?(hardly|not|premise|hypothesis)<', picture.value)}
     assert color["hardly"] == color["premise"] != color["not"] == color["hypothesis"]
     sentence, *_ = box = graph_parts(graph_explorer(*mnli, text="a single text"))
     assert "<rect" not in box[-1].value
@@ -181,7 +182,7 @@ def test_a_tau_that_keeps_no_edge_is_answered_in_words(sst2):
         before, slider.value = picture.value, 1.0
     assert "Not drawn" in words.value and "lower τ" in words.value and picture.value == before
     drawer.children[3].value = 0.5
-    assert "Not drawn" not in words.value and {layer for layer, *_ in told(picture)} == {"4"}
+    assert "Not drawn" not in words.value and {layer for layer, *_ in told(picture)} == {"3"}
 
 
 def test_a_graph_shows_text_that_looks_like_markup(sst2):
@@ -197,28 +198,29 @@ TEXTS = [TEXT, "a cold , dull and deeply boring film ."]
 
 def arcs(picture):
     """Width, colour and words of every arc, in the order of drawing."""
-    pattern = r'stroke="(#\w+)" stroke-width="([\d.]+)"[^>]*><title>([^<]*)</title>'
+    pattern = r'stroke="(#\w+)" stroke-width="([\d.]+)" opacity="[\d.]+"><title>([^<]*)</title>'
     return [(float(width), color, html.unescape(told)) for color, width, told in re.findall(pattern, picture.value)]
 
 
 def test_the_trigger_explorer_shows_both_decisions_and_what_they_rest_on(sst2):
     model, tokenizer = sst2
     controls, words, picture = parts(trigger_explorer(model, tokenizer, [NEVER, ODD], TEXTS))
-    before, after = attattr.attribute(model, tokenizer, TEXT), attribute_attacked(model, tokenizer, TEXT, NEVER)
+    before, (after, (place,)) = attattr.attribute(model, tokenizer, TEXT), attribute_attacked(model, tokenizer, TEXT, NEVER)
     assert_balanced(picture.value)
-    flips = int(predicted(model, tokenizer, [TEXT])[0]) != int(predicted(model, tokenizer, [TEXT], NEVER)[0])
-    assert ("The decision flips." in words.value) == flips
+    assert ("The decision flips." in words.value) == (before.label != after.label)
     assert f"{before.label} (p = {float(before.probabilities.max()):.3f})" in words.value
     for name, p, q in zip(("negative", "positive"), before.probabilities, after.probabilities, strict=True):
-        assert f"<th>{name}</th><td>{float(p):.3f}</td><td>{float(q):.3f}</td>" in picture.value
-    drawn = arcs(picture)
-    links = strongest_links(after, 10)
-    place = after.tokens.index("fails")
-    touching = [link for link in links if place in (link.query, link.key)]
-    assert len(drawn) == 10 + len(strongest_links(before, 10))
-    assert [color == TRIGGER for _, color, _ in reversed(drawn[-10:])] == [link in touching for link in links]
-    assert drawn[-1][2].startswith(f"{after.tokens[links[0].query]} reads {after.tokens[links[0].key]}: {links[0].score:+.3f}")
-    assert f"{len(touching)} of the 10 largest scores" in words.value
+        assert (
+            f"<title>{name}: {round(float(p), 3):.3f}</title>" in picture.value
+            and f"<title>{name}: {round(float(q), 3):.3f}</title>" in picture.value
+        )
+    drawn, links = arcs(picture), after.strongest(10, over="all")
+    touching = (links["query"].eq(place) | links["key"].eq(place)).tolist()
+    assert len(drawn) == 10 + len(before.strongest(10, over="all")) and after.tokens[place] == "fails"
+    assert [color == TRIGGER for _, color, _ in reversed(drawn[-10:])] == touching
+    first = links.iloc[0]
+    assert drawn[-1][2].startswith(f"{after.tokens[int(first['query'])]} reads {after.tokens[int(first['key'])]}, {first['score']:+.3f}")
+    assert f"{sum(touching)} of the 10 largest scores" in words.value
     controls["Arcs"].value = 3
     assert len(arcs(picture)) == 6
 
@@ -245,7 +247,7 @@ def test_what_cannot_be_attacked_is_answered_in_words(sst2):
         ("Trigger", 0, None),
         ("Text", "", "empty text"),
         ("Text", "word " * 60, f"room for {MAX_TOKENS}"),
-        ("Text", "a film [SEP] of two", "expected the attributions of one text"),
+        ("Text", "a film [SEP] of two", None),
     ):
         before = picture.value
         controls[name].value = value
@@ -265,30 +267,59 @@ def test_the_trigger_explorer_takes_pairs(mnli):
     by_telephone = Trigger(("by", "telephone"), (0.53, 0.59), (1, 1), 0.1, "neutral")
     _, words, picture = parts(trigger_explorer(*mnli, [by_telephone], [PAIR]))
     assert "Decision" in words.value and picture.value.count("[SEP]") >= 2
-    shown = re.findall(rf'fill="{TRIGGER}" >([a-z]+)</text>', picture.value)
+    shown = re.findall(rf'fill="{TRIGGER}" ><tspan><tspan font-weight="bold">([a-z]+)<', picture.value)
     assert shown == ["by", "telephone"]
 
 
-def test_a_curve_goes_from_the_token_that_is_read_up_to_its_reader(sst2):
-    att = attattr.attribute(*sst2, TEXT, steps=4)
-    graph = attribution_graph(att)
-    drawn = svg.flow_graph(att, graph)
-    x = {token: float(at) for at, token in re.findall(r'<text x="([\d.]+)"[^>]*>([a-z]+)</text>', drawn)}
-    (layer, reader, read), *_ = [edge for edge in expected(att, 0.4) if edge[1] in x and edge[2] in x]
-    path = re.search(
-        rf'd="M([\d.]+) ([\d.]+)C[\d. ]* ([\d.]+) ([\d.]+)"[^>]*><title>layer {layer}, head \d+: {reader} reads {read},', drawn
-    )
-    start_x, start_y, end_x, end_y = map(float, path.groups())
-    assert (start_x, end_x) == (x[read], x[reader]) and end_y < start_y
+def drawn(*traces: go.Scatter | go.Heatmap | go.Bar, **layout: object) -> str:
+    """Traces as SVG on a plane of 0 to 10 in both directions, 400 pixels high without margins."""
+    figure = page(go.Figure(traces), "in words & signs", 400, xaxis={"range": [0, 10]}, yaxis={"range": [0, 10]})
+    return as_svg(figure.update_layout(margin={"t": 0, "b": 0, "l": 10, "r": 10}, **layout))
 
 
-def test_colours_of_the_svg_are_those_of_the_figures():
-    ((low, middle, high),) = svg.colors(torch.tensor([[-2.0, 0.0, 2.0]]).numpy(), 1.0, diverging=True)
-    red, white, blue = ([int(float(v)) for v in re.findall(r"[\d.]+", color)] for color in (low, middle, high))
+def test_places_on_the_axes_are_places_in_the_picture():
+    line = go.Scatter(x=[0, 10, None, 5, 10], y=[0, 10, None, 5, 5], mode="lines", line={"color": "#123456", "width": 2})
+    first, second = "M10.0 400.0C10.0 400.0 610.0 0.0 610.0 0.0", "M310.0 200.0C310.0 200.0 610.0 200.0 610.0 200.0"
+    assert f'<path d="{first}{second}" stroke="#123456" stroke-width="2"' in drawn(line)
+    markers = {"size": 6, "color": ["#111111", "#222222"], "opacity": 0}
+    dots = go.Scatter(x=[0, 5], y=[10, 5], mode="markers", marker=markers, customdata=[["a", 1.26], ["&lt;s&gt;", 2]])
+    svg = drawn(dots.update(hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]:.1f} at %{x}<extra></extra>"))
+    assert '<circle cx="10.0" cy="0.0" r="3.0" opacity="0" fill="#111111"><title>a, 1.3 at 0</title>' in svg
+    assert '<circle cx="310.0" cy="200.0" r="3.0" opacity="0" fill="#222222"><title>&lt;s&gt;, 2.0 at 5</title>' in svg
+    bar = go.Bar(x=[5], y=[5], orientation="h", text=["five"], marker={"color": ["#abcdef"]})
+    assert re.search(r'<rect x="10.0" y="191.0" width="300.0" height="18.0" fill="#abcdef">.*five', drawn(bar))
+
+
+def test_a_smooth_curve_goes_through_its_points_without_a_corner():
+    svg = drawn(go.Scatter(x=[1, 2, 5, 6], y=[1, 4, 5, 9], mode="lines", line={"shape": "spline", "color": "#123456", "width": 2}))
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", re.search(r'<path d="([^"]*)"', svg)[1])]
+    points = list(zip(numbers[::2], numbers[1::2], strict=True))
+    assert points[::3] == [(70.0, 360.0), (130.0, 240.0), (310.0, 200.0), (370.0, 40.0)]
+    for before, here, after in zip(points[2::3], points[3::3], points[4::3], strict=False):
+        cross = (here[0] - before[0]) * (after[1] - here[1]) - (here[1] - before[1]) * (after[0] - here[0])
+        assert abs(cross) < 30 and before != here != after  # on one line, up to rounding
+
+
+def test_a_heat_map_has_its_colours_and_says_what_is_in_each_cell():
+    svg = drawn(heat([[-2.0, 0.0], [0.5, 2.0]], ["a", "<s>"], ["c", "d"], limit=1.0, diverging=True))
+    cells = re.findall(r'fill="rgb\(([^)]*)\)"><title>([^<]*)</title>', svg)
+    assert [told for _, told in cells] == ["a → c: -100 %", "a → d: 0 %", "&lt;s&gt; → c: 50 %", "&lt;s&gt; → d: 100 %"]
+    red, white, _, blue = ([float(part) for part in color.split(",")] for color, _ in cells)
     assert red[0] > red[2] and blue[2] > blue[0] and min(white) > 240
+    assert ">-1</tspan>" in svg and ">1</tspan>" in svg  # the ends of the scale
+    assert_balanced(svg)
 
 
-def test_svg_names_every_connection():
-    drawn = svg.heatmap(torch.eye(2), ["a", "b"], ["a", "b"], "attention", 1.0, "{:.0%}".format)
-    assert "<title>a attends to b: 0%</title>" in drawn and "<title>b attends to b: 100%</title>" in drawn
-    assert_balanced(drawn)
+def test_a_picture_has_words_and_room_and_no_hidden_trace():
+    hidden = go.Scatter(x=[1], y=[1], mode="markers", marker={"size": 6, "color": "#123456"}, visible=False)
+    svg = drawn(hidden, xaxis={"range": [0, 10], "tickvals": [1], "ticktext": ['<span style="color:#00695c"><i>&lt;s&gt;</i></span>']})
+    assert "#123456" not in svg and 'aria-label="in words &amp; signs"' in svg
+    assert '<tspan fill="#00695c"><tspan font-style="italic">&lt;s&gt;</tspan></tspan>' in svg
+    assert "min-width:900px" in drawn(meta={"alt": "wide", "min_width": 900})
+
+
+def test_what_cannot_be_drawn_as_svg_is_refused():
+    with pytest.raises(ValueError, match="'box': expected lines"):
+        drawn(go.Box(y=[1]))
+    with pytest.raises(ValueError, match="yaxis has no range"):
+        drawn(go.Scatter(x=[1], y=[1], mode="lines", line={"color": "#123456", "width": 1}), yaxis={"range": None})

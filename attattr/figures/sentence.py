@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
 
-from .style import finish
+from ..attribution import strongest_connections
+from . import grammar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas
+
     from ..attribution import Attribution
 
-FOR, AGAINST, NEUTRAL = "#2166ac", "#b2182b", "#7c7b78"  # blue is positive, as in every figure of the book
 CURVE = np.linspace(0, 1, 15)
-
-
-@dataclass(frozen=True)
-class Connection:
-    """Token ``query`` reads token ``key`` in ``layer``: the sum (or mean) over its heads, and the head that gives most."""
-
-    layer: int
-    query: int
-    key: int
-    value: float
-    head: int
-    head_value: float
+BEND = CURVE**2 * (3 - 2 * CURVE)  # flat at both ends
 
 
 def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60), active: int = 6) -> go.Figure:
@@ -47,101 +39,82 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     """
     if list(counts) != sorted(set(counts)) or not counts or counts[0] < 1 or not 0 <= active < len(counts):
         raise ValueError(f"counts={counts!r}, active={active!r}: expected ascending numbers of connections and the place of one of them")
-    layers = len(att.scores)
-    views = (
-        ("Attribution: what decided", strongest(att.scores.numpy(), counts[-1], mean=False), "attribution"),
-        ("Attention: where it looked", strongest(att.attention.numpy(), counts[-1], mean=True), "attention, mean over heads"),
+    layers, heads = att.scores.shape[:2]
+    scores = att.strongest(counts[-1], over="heads")
+    weights = strongest_connections(att.attention, counts[-1], over="heads")
+    weights["score"] /= heads  # of the sum, the mean
+    views = {
+        "Attribution: what decided": lines(scores, att.tokens, "attribution", signed=True),
+        "Attention: where it looked": lines(weights, att.tokens, "attention, mean over heads", signed=False),
+    }
+    ground = [(trace, range(len(counts))) for trace in (rails(layers, len(att.tokens)), nodes(layers, len(att.tokens)))]
+    drawn = {
+        name: grammar.reveal(
+            [*ground, *((line, [p for p, count in enumerate(counts) if rank < count]) for rank, line in ranked)],
+            [str(count) for count in counts],
+            "Strongest connections:",
+            active,
+        )
+        for name, ranked in views.items()
+    }
+    figure = grammar.swap(drawn, "Show")
+    middles = {"tickvals": [layer + 0.5 for layer in range(layers)], "ticktext": [str(layer) for layer in range(layers)]}
+    figure.update_xaxes(middles, range=[-0.25, layers + 0.35], showgrid=False, ticks="", title="layer", title_standoff=6)
+    figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
+    verdict = f"<b>{escape(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
+    corner = {"x": layers + 0.2, "y": -0.3, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+    figure.add_annotation(corner, text=verdict, font={"size": 15})
+    best = scores.to_dict("records")[0]
+    strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"
+    text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
+    alt = (
+        f"The words of “{text}” as rows, the {layers} layers from left to right, the strongest attributions as lines. "
+        f"Strongest: {strongest}. In the last "
+        "layer all lines end at [CLS], where the model decides. With the menu: the strongest attention weights, quite other lines."
     )
-    away = 2.0 * (layers + 2)  # the two views lie side by side on one axis, and the menu moves the window
-    figure = go.Figure([rails(layers, len(att.tokens), away), nodes(layers, len(att.tokens), away)])
-    rank = [-1, -1]  # of each trace: how many stronger lines its view has
-    for number, (_, connections, meaning) in enumerate(views):
-        largest = abs(connections[0].value) or 1.0
-        for place, connection in reversed(list(enumerate(connections))):  # the strongest on top
-            figure.add_trace(line(connection, att.tokens, largest, meaning, number * away, place < counts[active]))
-            rank.append(place)
-    steps = [{"label": str(count), "method": "restyle", "args": [{"visible": [place < count for place in rank]}]} for count in counts]
-    window = [-0.25, layers + 0.35]
-    buttons = [
-        {"label": label, "method": "relayout", "args": [{"xaxis.range": [window[0] + number * away, window[1] + number * away]}]}
-        for number, (label, *_) in enumerate(views)
-    ]
-    best = views[0][1][0]
-    finish(
-        figure,
-        alt=(
-            f"The words of “{att.text}” as rows, the {layers} layers from left to right, the strongest attributions as lines. "
-            f"Strongest: “{att.tokens[best.query]}” reads “{att.tokens[best.key]}” in layer {best.layer}, {best.value:+.2f}. In the last "
-            "layer all lines end at [CLS], where the model decides. With the menu: the strongest attention weights, quite other lines."
-        ),
-        height=110 + 36 * len(att.tokens),
-    )
-    figure.update_layout(
-        margin={"t": 8, "b": 46, "l": 76, "r": 4},
-        hovermode="closest",
-        hoverdistance=14,
-        showlegend=False,
-        dragmode=False,
-        sliders=[{"active": active, "currentvalue": {"prefix": "Strongest connections:"}, "steps": steps, "pad": {"t": 46}}],
-        updatemenus=[{"name": "Show", "buttons": buttons, "x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"}],
-    )
-    middles = [number * away + layer + 0.5 for number in (0, 1) for layer in range(layers)]
-    names = [str(layer) for layer in range(layers)] * 2
-    plain = {"showgrid": False, "zeroline": False, "showline": False, "ticks": "", "fixedrange": True}
-    figure.update_xaxes(plain, range=window, tickvals=middles, ticktext=names, title={"text": "layer", "standoff": 6})
-    rows = list(range(len(att.tokens)))
-    figure.update_yaxes(plain, tickvals=rows, ticktext=list(att.tokens), range=[len(rows) - 0.5, -0.95], tickfont={"size": 15})
-    for number in (0, 1):
-        verdict = f"<b>{att.label}</b>, p = {float(att.probabilities[att.target]):.3f}"
-        corner = {"x": number * away + layers + 0.2, "y": -0.3, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-        figure.add_annotation(corner, text=verdict, font={"size": 15})
-    return figure
+    grammar.page(figure, alt, height=110 + 36 * len(att.tokens), showlegend=False, hoverdistance=14)
+    return figure.update_layout(margin={"t": 40, "b": 46, "r": 4})
 
 
-def strongest(values: Float[np.ndarray, "L H N N"], count: int, mean: bool) -> list[Connection]:
-    """The connections with the largest absolute sum (or mean) over the heads, largest first."""
-    total = values.mean(1) if mean else values.sum(1)
-    found = []
-    for flat in np.argsort(-np.abs(total), axis=None, kind="stable")[:count]:
-        layer, query, key = (int(index) for index in np.unravel_index(flat, total.shape))
-        heads = values[layer, :, query, key] * np.sign(total[layer, query, key])
-        head = int(heads.argmax())
-        found.append(Connection(layer, query, key, float(total[layer, query, key]), head, float(values[layer, head, query, key])))
-    return found
+def lines(strongest: pandas.DataFrame, tokens: Sequence[str], meaning: str, signed: bool) -> list[tuple[int, go.Scatter]]:
+    """Each connection as a smooth curve from the word read to the word that reads, with its rank; the strongest last, on top."""
+    names, number = grammar.token_labels(tokens), "+.3f" if signed else ".2f"
+    largest = max(strongest["score"].abs().max(), 1e-12)
+    drawn = []
+    for rank, one in enumerate(strongest.to_dict("records")):
+        share = abs(one["score"]) / largest
+        color, dash = look(one["score"]) if signed else (grammar.NEUTRAL, "solid")
+        told = (
+            f"layer {one['layer']}: <b>{names[one['query']]}</b> reads <b>{names[one['key']]}</b><br>"
+            f"{meaning} {one['score']:{number}}<br>most in head {one['head']}: {one['head_score']:{number}}"
+        )
+        line = go.Scatter(
+            x=np.round(one["layer"] + CURVE, 3),
+            y=np.round(one["key"] + (one["query"] - one["key"]) * BEND, 3),
+            mode="lines",
+            line={"width": round(1.2 + 11 * share, 1), "color": color, "dash": dash, "simplify": False},
+            opacity=round(0.3 + 0.6 * share**0.5, 2),
+            hoverinfo="text",
+            text=told,
+        )
+        drawn.append((rank, line))
+    return drawn[::-1]
 
 
-def rails(layers: int, tokens: int, away: float) -> go.Scatter:
-    """A faint line along each word's own way up (its residual connection), for both views."""
-    x = np.tile([0, layers, np.nan], 2 * tokens) + np.repeat([0.0, away], 3 * tokens)
-    y = np.tile(np.repeat(np.arange(tokens), 3), 2)
-    return go.Scatter(x=x, y=y, mode="lines", line={"width": 1, "color": "#e4e4e4"}, hoverinfo="skip")
+def look(score: float) -> tuple[str, str]:
+    """Colour and dash of what speaks for the class, or against it."""
+    return (grammar.FOR, "solid") if score > 0 else (grammar.AGAINST, "dash")
 
 
-def nodes(layers: int, tokens: int, away: float) -> go.Scatter:
-    """A dot for each word before and after each layer, for both views."""
+def rails(layers: int, tokens: int) -> go.Scatter:
+    """A faint line along each word's own way up (its residual connection)."""
+    x, y = np.tile([0, layers, np.nan], tokens), np.repeat(np.arange(tokens), 3)
+    return go.Scatter(x=x, y=y, mode="lines", line={"width": 1, "color": grammar.FAINT}, hoverinfo="skip")
+
+
+def nodes(layers: int, tokens: int) -> go.Scatter:
+    """A dot for each word before and after each layer; a large one where the model decides."""
     levels, rows = (grid.ravel() for grid in np.meshgrid(np.arange(layers + 1), np.arange(tokens)))
     decides = (levels == layers) & (rows == 0)
-    marker = {"size": np.tile(np.where(decides, 13, 5), 2), "color": np.tile(np.where(decides, "#222222", "#c9c9c9"), 2)}
-    return go.Scatter(x=np.concatenate([levels, levels + away]), y=np.tile(rows, 2), mode="markers", marker=marker, hoverinfo="skip")
-
-
-def line(connection: Connection, tokens: tuple[str, ...], largest: float, meaning: str, shift: float, visible: bool) -> go.Scatter:
-    """One connection as a smooth curve from the word that is read to the word that reads."""
-    share = abs(connection.value) / largest
-    bend = CURVE**2 * (3 - 2 * CURVE)
-    signed = meaning == "attribution"
-    color = (FOR if connection.value > 0 else AGAINST) if signed else NEUTRAL
-    number = "+.3f" if signed else ".2f"
-    hover = (
-        f"layer {connection.layer}: <b>{tokens[connection.query]}</b> reads <b>{tokens[connection.key]}</b><br>"
-        f"{meaning} {connection.value:{number}}<br>most in head {connection.head}: {connection.head_value:{number}}"
-    )
-    return go.Scatter(
-        x=np.round(shift + connection.layer + CURVE, 3),
-        y=np.round(connection.key + (connection.query - connection.key) * bend, 3),
-        mode="lines",
-        line={"width": round(1.2 + 11 * share, 1), "color": color, "simplify": False},
-        opacity=round(0.3 + 0.6 * share**0.5, 2),
-        hovertemplate=hover + "<extra></extra>",
-        visible=visible,
-    )
+    marker = {"size": np.where(decides, 13, 5), "color": np.where(decides, grammar.INK, "#c9c9c9")}
+    return go.Scatter(x=levels, y=rows, mode="markers", marker=marker, hoverinfo="skip")

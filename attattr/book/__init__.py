@@ -1,0 +1,1 @@
+"""What only this book needs: measured results as tables, checks of the exercises, how results and models were made."""

@@ -1,0 +1,278 @@
+"""The visible checks that readers run on their answers: one table, ``EXERCISES``, and one function, ``check``.
+
+    >>> check("7.1", lambda D, d: ...)
+    Exercise 7.1: not filled in yet
+    >>> check("7.1", lambda D, d: 4 * D * d + 3 * d)
+    Exercise 7.1: right
+
+**To add an exercise**, a teacher writes
+
+* a row of ``EXERCISES``: the number, the names of the arguments, and the cases that an answer must get right. A case is a tuple
+  of the arguments and, as its last entry, the value expected. Choose the cases so that each likely mistake shows in one of them.
+  Numbers are right in the right shape and up to ``TOLERANCE``, whatever holds them: tensor, array or list, of any precision. An
+  answer for which this is too strict names its own way to compare as ``agree``;
+* ``check("number", answer)`` in the chapter, below the stub and below the solution;
+* a row of the table in ``tests/test_checks.py``: the right answer, and the mistakes that must be refused.
+
+An argument that is a function is shown by its docstring. No answer may change its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor, tensor
+
+from ..attribution import Attribution
+
+TOLERANCE = 1e-4
+SHOWN = 400  # characters of one value in a message
+
+
+def plain(value: Any) -> Any:
+    """Tensors, arrays, graphs, whatever has parts, as nested lists with rounded numbers: for comparing and for showing."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, nx.Graph):
+        return [[*map(plain, edge)] for edge in value.edges(data=True)]
+    if isinstance(value, Attribution):
+        return {"scores": plain(value.scores), "difference": plain(value.difference), "target": value.target}
+    if callable(value):
+        return value.__doc__ or repr(value)
+    if isinstance(value, str | dict) or not isinstance(value, Iterable):
+        return value
+    return [plain(part) for part in value]
+
+
+def shape(value: Any) -> tuple[int, ...]:
+    """The shape of nested lists."""
+    return (len(value), *shape(value[0])) if isinstance(value, list) and value else ()
+
+
+def shown(value: Any) -> str:
+    """A plain value for a message: if it is long, its beginning and its shape."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ... of the shape {shape(value)}"
+
+
+def same(got: Any, expected: Any) -> bool:
+    """Whether two plain values have the same shape and the same numbers or words."""
+    if isinstance(expected, list):
+        return isinstance(got, list) and len(got) == len(expected) and all(map(same, got, expected))
+    if isinstance(expected, str) or not isinstance(got, int | float):
+        return got == expected
+    return abs(got - expected) <= TOLERANCE
+
+
+def same_in_any_order(got: Any, expected: list) -> bool:
+    """Whether two plain values are the same when each list in them is sorted; the value expected is sorted already."""
+    lists = [sorted(one, key=str) if isinstance(one, list) else one for one in got] if isinstance(got, list) else got
+    return same(lists, expected)
+
+
+class Exercise:
+    """The names of the arguments, cases ``(*arguments, expected)``, and how an answer is compared with the value expected."""
+
+    def __init__(self, names: str, *cases: tuple, agree: Callable[[Any, Any], bool] = same) -> None:
+        self.names, self.cases, self.agree = names.split(", "), cases, agree
+
+
+def check(number: str, answer: Callable) -> None:
+    """Tell whether the reader's function is a right answer to an exercise.
+
+    Prints that the answer is right, or that it is not filled in yet (it returns ``...``); the notebook then goes on.
+
+    Args:
+        number: of the exercise, such as ``"2.1"``.
+        answer: the function itself. What it raises reaches the reader.
+
+    Raises:
+        AssertionError: a wrong answer, with the value expected, the value that came and the arguments; no value returned; an
+            argument changed.
+        KeyError: there is no such exercise.
+        TypeError: the answer is not a function.
+    """
+    if number not in EXERCISES:
+        raise KeyError(f"no exercise {number!r}: expected one of {', '.join(EXERCISES)}")
+    if not callable(answer):
+        raise TypeError(f"Exercise {number}: expected the function itself, without arguments, got {answer!r}")
+    exercise = EXERCISES[number]
+    for case in exercise.cases:
+        *arguments, expected = deepcopy(case)
+        before, expected = plain(arguments), plain(expected)
+        got = answer(*arguments)
+        if got is ...:
+            print(f"Exercise {number}: not filled in yet")
+            return
+        given = ", ".join(f"{name} = {shown(value)}" for name, value in zip(exercise.names, before, strict=True))
+        if got is None:
+            raise AssertionError(f"Exercise {number}: not filled in, or no `return`: expected {shown(expected)}, got None, for {given}")
+        for name, old, new in zip(exercise.names, before, plain(arguments), strict=True):
+            if old != new:
+                raise AssertionError(f"Exercise {number}: expected {name} left as it is, got a changed input, for {given}")
+        got = plain(got)
+        if shape(got) == (1,) and not isinstance(expected, list):
+            got = got[0]  # a number as a tensor of one entry
+        if not exercise.agree(got, expected):
+            raise AssertionError(f"Exercise {number}: expected {shown(expected)}, got {shown(got)}, for {given}")
+    print(f"Exercise {number}: right")
+
+
+def mask(size: tuple[int, ...], *places: tuple[int, ...]) -> Tensor:
+    """A mask that is true at these places."""
+    found = torch.zeros(size, dtype=torch.bool)
+    for place in places:
+        found[place] = True
+    return found
+
+
+def attribution(scores: Tensor, difference: Tensor, target: int) -> Attribution:
+    """A made-up attribution of the text "a b"; what no exercise asks for is zero."""
+    zero = torch.zeros(len(scores))
+    decision: Any = {"tokens": ("a", "b"), "text": "a b", "target": target, "label": "yes", "probabilities": tensor([0.5, 0.5])}
+    certificate: Any = {"completeness": zero, "error": zero, "evaluations": zero.long(), "method": "riemann", "tolerance": 0.01}
+    return Attribution(scores=scores, attention=scores.abs(), difference=difference, **decision, **certificate)
+
+
+def squares(alpha: float) -> Tensor:
+    """(α, α²)"""
+    return tensor([alpha, alpha**2])
+
+
+class LimitedGradient:
+    """1 + α², at most m + 1 times"""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.asked = limit, 0
+
+    def __call__(self, alpha: float) -> Tensor:
+        """The gradient at α."""
+        self.asked += 1
+        if self.asked > self.limit:
+            raise AssertionError(f"Exercise 3.3: expected {self.limit} gradients for m = {self.limit - 1}, got one more, at α = {alpha}")
+        return 1 + torch.as_tensor(alpha) ** 2
+
+
+def measured(keep: Tensor) -> Tensor:
+    """[[1, 2], [4, 5]], but 8 for the second head without the first, and 9 for a head that is gone"""
+    return tensor([[1.0, 2.0 if keep[0, 0] else 8.0], [4.0, 5.0]]).masked_fill(~keep, 9.0)
+
+
+def graph_of_pair() -> nx.DiGraph:
+    """The graph of the texts "a b" and "c" in two layers."""
+    graph = nx.DiGraph()
+    for place, token in enumerate(("[CLS]", "a", "b", "[SEP]", "c")):
+        graph.add_nodes_from([(level, place) for level in range(3)], token=token)
+    for layer, query, key in ((1, 4, 1), (1, 1, 2), (1, 0, 4), (1, 3, 1), (0, 2, 4)):
+        graph.add_edge((layer + 1, query), (layer, key), kind="attention", layer=layer)
+    graph.add_edge((2, 1), (1, 1), kind="residual", layer=1)
+    return graph
+
+
+RANDOM = torch.Generator().manual_seed(0)
+ATTENTION, VALUE = torch.rand(2, 3, 4, 4, generator=RANDOM).softmax(-1), torch.randn(2, 3, 4, 5, generator=RANDOM)
+CONTEXT = torch.stack([(ATTENTION[:, :, i, :, None] * VALUE).sum(2) for i in range(4)], dim=1)
+SIZES = tensor([[[[3.0, -1.0, 0.0], [0.0, 2.0, -2.0], [0.0, 0.0, 0.0]]]])  # sizes of the columns: 3, 3, 2
+CUT = (tensor([[0.5, 0.5], [0.2, 0.8]]), tensor([[0.1, 0.4], [-0.9, 0.3]]))
+TWO_LAYERS = tensor([[[[0.5, -0.25], [0.0, 0.25]]], [[[0.1, 0.1], [0.1, 0.1]]]])
+TWO_HEADS = tensor([[[[0.5, -0.75], [0.0, 0.25]], [[-0.1, -0.2], [-0.3, -0.4]]]])
+EDGES = (np.array([[[0.5, 0.4], [0.3, -0.2]]]), np.array([[[True, False], [True, False]]]))
+ATTRIBUTIONS = [attribution(TWO_HEADS, tensor([0.0]), 1), attribution(-TWO_HEADS, tensor([0.0]), 0)]
+TREE = nx.DiGraph([(3, 1, {"layer": 1}), (1, 0, {"layer": 0}), (3, 2, {"layer": 0})])
+KEPT = mask((3, 5, 5), (0, 1, 4), (0, 4, 1), (0, 2, 2), (0, 3, 2), (2, 0, 4)).numpy()
+TEXTS = [[1, 1, 1], [4], []]
+IMPORTANCE = tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 8.0], [5.0, 7.0, 6.0]])
+SAMPLES = torch.rand(4, 2, 3, generator=RANDOM)
+R = np.corrcoef(SAMPLES.flatten(1))
+WORDS = ["it", "rained", "all", "night"]
+GOLD, BEFORE = tensor([0, 0, 1, 1, 2, 2, 0, 1]), tensor([0, 1, 1, 1, 0, 2, 0, 1])
+ACCURACY = tensor([0.5, 0.2, 0.4])
+LOWER, UPPER = tensor([[0.75, 0.25], [0.125, 0.875]]), tensor([[0.625, 0.375], [0.25, 0.75]])
+MAPS = tensor([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # two layers of two tokens
+
+EXERCISES = {
+    # context: A V of every head, "B N H d"
+    "1.1": Exercise("attention, value", (ATTENTION, VALUE, CONTEXT)),
+    # swap_first_row: the context with the row of [CLS] from the donor, "B N H d"
+    "1.2": Exercise("context, donor", (torch.zeros(1, 3, 1, 2), torch.ones(1, 4, 1, 2), [[[[1, 1]], [[0, 0]], [[0, 0]]]])),
+    # share_on: the share of the scores' size that goes to the tokens of this name
+    "2.1": Exercise("scores, tokens, token", (SIZES, [*"abc"], "c", 0.25), (SIZES, [*"aba"], "a", 0.625), (SIZES, [*"abc"], "x", 0)),
+    # without_largest: the attention, with the connections of the largest scores set to zero
+    "2.2": Exercise("attention, scores, count", (*CUT, 0, CUT[0]), (*CUT, 2, [[0.5, 0], [0.2, 0]])),
+    # right_sums: the mean of gradient(α) at α = 1/m, 2/m ... 1
+    "3.1": Exercise("gradient, m", *((squares, m, [(m + 1) / (2 * m), (m + 1) * (2 * m + 1) / (6 * m**2)]) for m in (1, 4, 20))),
+    # completeness_gap: |Σ Attr - (F(A) - F(0))| for each layer, "L"
+    "3.2": Exercise("att", (attribution(TWO_LAYERS, tensor([0.75, 0.4]), 0), [0.25, 0])),
+    # trapezoid: the mean of the left and the right sum, from m + 1 gradients
+    "3.3": Exercise("gradient, m", *((LimitedGradient(m + 1), m, 4 / 3 + 1 / (6 * m**2)) for m in (1, 5))),
+    # best_sum: the largest Σ (a - cost) over all sets of the edges kept
+    "4.1": Exercise("a, kept, cost", (*EDGES, 0.0, 0.8), (*EDGES, 0.4, 0.1), (*EDGES, 1.0, 0)),
+    # crossing: how many attention edges of the layer join words of the two texts, and how many join words at all
+    "4.2": Exercise("graph, border, layer", (graph_of_pair(), 3, 1, [1, 2]), (graph_of_pair(), 3, 0, [1, 1])),
+    # peak: the largest weight of a row, in the mean over the rows of each head, "L H"
+    "5.1": Exercise("attention", (tensor([[[[0.9, 0.1], [0.6, 0.4]], [[1.0, 0.0], [0.7, 0.3]]]]), [[0.75, 0.85]])),
+    # values_without_label: max Attr_h(A) towards the class that the model chose, "B L H"
+    "5.2": Exercise("atts", (ATTRIBUTIONS, [[[0.5, -0.1]], [[0.75, 0.4]]])),
+    # tree_edges: the tree as a mask of connections, "L N N": in the layer of an edge, counted from 0, the parent reads the child
+    "5.3": Exercise("tree, layers, tokens", (TREE, 2, 4, mask((2, 4, 4), (1, 3, 1), (0, 1, 0), (0, 3, 2)))),
+    # admitted_distances: for each layer the |i - j| of all connections kept, without i = j
+    "6.1": Exercise("kept", (KEPT, [[1, 3, 3], [], [4]]), agree=same_in_any_order),
+    # mean_distance: the mean distance from place i to the N - 1 other places
+    "6.2": Exercise("i, N", (0, 2, 1), (0, 9, 4.5), (4, 9, 2.5), (7, 12, 38 / 11)),
+    # resampled_mean: the mean over all edges of the texts chosen, repeats counted
+    "6.3": Exercise("of_texts, chosen", (TEXTS, [0, 1, 2], 7 / 4), (TEXTS, [1, 1, 0], 11 / 5), (TEXTS, [2, 1, 1], 4)),
+    # head_weights: the number of weights that are cut out with one head of size d
+    "7.1": Exercise("D, d", (4, 2, 38), (384, 32, 49_248), (768, 64, 196_800)),
+    # keep_one: the heads that stay when the least important go, but the best of each layer stays, "L H"
+    "7.2": Exercise(
+        "importance, count",
+        (IMPORTANCE, 0, ~mask((3, 3))),
+        (IMPORTANCE, 2, ~mask((3, 3), (0, 0), (0, 2))),
+        (IMPORTANCE, 4, ~mask((3, 3), (0, 0), (0, 2), (1, 1), (2, 0))),
+    ),
+    # prune_in_steps: the heads that stay when in each step so many go, the least important by measure(keep), "L H"
+    "7.3": Exercise(
+        "measure, keep, each, steps",
+        (measured, ~mask((2, 2)), 1, 2, [[False, True], [False, True]]),
+        (measured, ~mask((2, 2)), 2, 1, [[False, False], [True, True]]),
+        (measured, ~mask((2, 2), (1, 1)), 1, 2, [[False, True], [False, False]]),
+    ),
+    # within_layers: what each head has above the mean of its layer, "L H"
+    "8.1": Exercise("importance", (tensor([[1.0, 2.0, 6.0], [5.0, 5.0, 2.0]]), [[-2, -1, 3], [1, 1, -2]])),
+    # ceiling: the mean of Pearson's r over all pairs of different samples
+    "8.2": Exercise("samples", (SAMPLES[:2], R[0, 1]), (SAMPLES, R[np.triu_indices(4, 1)].mean())),
+    # shared_by_chance: how many heads are in all of the tasks' random choices, on average
+    "8.3": Exercise("heads, count, tasks", (10, 5, 1, 5), (10, 5, 2, 2.5), (6, 6, 4, 6), (10, 5, 3, 1.25)),
+    # put_in: a new list of the words, with each new word at its relative position
+    "9.1": Exercise(
+        "words, new, positions",
+        (WORDS, ("not",), (0.5,), ["it", "not", "rained", "all", "night"]),
+        (WORDS, ("never", "boring"), (0.5, 1.0), ["it", "rained", "never", "all", "night", "boring"]),
+        (WORDS, ("hardly",), (0.05,), ["hardly", "it", "rained", "all", "night"]),  # rounds to 0: the first place
+        (WORDS, ("with", "math"), (0.6, 0.65), ["it", "rained", "all", "with", "math", "night"]),  # both round to 4
+        (WORDS, ("not", "at", "all"), (0.5, 0.5, 0.6), ["it", "rained", "all", "not", "at", "all", "night"]),  # the next is taken, too
+        (WORDS, ("no", "one", "at", "all"), (0.25, 1.0, 1.0, 1.0), ["it", "no", "rained", "all", "night", "one", "at", "all"]),
+    ),
+    # flip_rate: the share of the rows first right that are wrong with a trigger
+    "9.2": Exercise(
+        "gold, before, after",
+        (GOLD, BEFORE, tensor([0, 0, 2, 1, 2, 2, 0, 0]), 1 / 3),
+        (GOLD, BEFORE, tensor([0, 1, 1, 1, 0, 2, 0, 1]), 0),
+        (GOLD, BEFORE, tensor([2, 0, 0, 0, 2, 1, 1, 2]), 1),
+    ),
+    # flattery: how much lower the reported accuracy is if the best trigger is chosen on the reported rows
+    "9.3": Exercise("selection, reported", (ACCURACY, tensor([0.45, 0.3, 0.1]), 0.2), (ACCURACY, tensor([0.1, 0.7, 0.2]), 0.6)),
+    # flow_of_two: the maximum flow of all pairs of tokens through two layers, "N N"
+    "10.1": Exercise("lower, upper", (LOWER, UPPER, [[0.75, 0.625], [0.375, 1]])),
+    # ranks: from 1 for the smallest up, equal values share the mean of their ranks, "N"
+    "10.2": Exercise("values", (tensor([0.3, -0.1, 0.2]), [3, 1, 2]), (tensor([3.0, 1.0, 1.0, 2.0, 1.0, 3.0]), [5.5, 2, 2, 4, 2, 5.5])),
+    # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
+    "10.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
+}

@@ -1,0 +1,78 @@
+"""Dataset-scale results: ``python -m attattr reproduce NAME``. One JSON file each under ``data/results/``, with provenance.
+
+A run that is killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from ...data import data_folder, digest, find_task, read_split
+from ..results import write_result
+from ..training.model_folder import versions
+from .evidence import edges, fig3, fig4
+from .flows import flow_correlations, saturation
+from .heads import fig5, fig6
+from .models import accuracy, certificate
+from .running import Measured, Run, partial_file
+from .triggers import defence, table1, table2
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How a result is measured, on how many rows usually (None: all), and whether it chooses by rows of the training split."""
+
+    measure: Callable[[Run], Measured]
+    rows: int | None = None
+    train: bool = False
+
+
+RESULTS = {
+    "accuracy": Experiment(accuracy),
+    "certificate": Experiment(certificate, 200),
+    "fig3": Experiment(fig3, 200, train=True),
+    "fig4": Experiment(fig4, 200),
+    "edges": Experiment(edges, 200),
+    "fig5": Experiment(fig5, 1000, train=True),
+    "fig6": Experiment(fig6, train=True),
+    "table1": Experiment(table1, train=True),
+    "table2": Experiment(table2, 900, train=True),
+    "defence": Experiment(defence, 900, train=True),
+    "flow-correlations": Experiment(flow_correlations, 200),
+    "saturation": Experiment(saturation, 60),
+}
+
+
+def reproduce(name: str, run: Run) -> Path:
+    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where."""
+    if name not in RESULTS:
+        raise ValueError(f"unknown result {name!r}: expected one of {', '.join(map(repr, RESULTS))}")
+    task = find_task(run.task)
+    everything = read_split(task, run.data)
+    experiment = RESULTS[name]
+    if run.rows is None and experiment.rows is not None:
+        run = replace(run, rows=min(experiment.rows, len(everything)))
+    if run.rows is not None and not 1 <= run.rows <= len(everything):
+        raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
+    weights = sha256((data_folder() / "models" / task.name / "adapter_model.safetensors").read_bytes()).hexdigest()
+    data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
+    if experiment.train:
+        data["train_sha256"] = digest(read_split(task, run.data, "train"))
+    made_of = {"model": weights, "data": data, "versions": versions()}
+    key = json.dumps([made_of, [Path(folder, "training.json").read_text(encoding="utf-8") for folder in run.other]])
+    run = replace(run, model=weights, key=sha256(key.encode()).hexdigest()[:12])
+    options = (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
+    command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
+    began = time.perf_counter()
+    rows, about = experiment.measure(run)
+    provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))} | about
+    run.output.mkdir(parents=True, exist_ok=True)
+    path = write_result(run.output / f"{name}-{task.name}.json", rows, provenance)
+    for part in run.output.glob(partial_file(name, run, "*").name):
+        part.unlink()
+    return path

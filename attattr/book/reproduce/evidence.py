@@ -1,0 +1,175 @@
+"""Evidence that the scores matter: heads removed, edges deleted, and how far apart what they join is (chapters 5 and 6)."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...attribution import Attribution, attribute
+from ...batches import Text, predict, texts_of
+from ...data import examples
+from ...graph import attribution_graph, distances, graph_connections, retained
+from ...pretrained import load
+from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded, sample
+
+RANDOM_ORDERS = 5
+RESAMPLES = 1000
+RANDOM_GRAPHS = 3
+TAUS = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
+HEAD_TOLERANCE = 5e-2  # what orders heads need not be as exact as what is drawn
+
+
+def keep_but(values: Float[Tensor, "*B L H"], count: int, largest: bool) -> Bool[Tensor, "*B L H"]:
+    """Gates that remove ``count`` heads from every layer, those with the largest (or smallest) ``values``; the first of equals first.
+
+    Raises:
+        ValueError: a count outside 0 to H, or values that are not finite.
+    """
+    heads = values.shape[-1]
+    if not 0 <= count <= heads or not values.isfinite().all():
+        raise ValueError(f"cannot remove {count} heads from each layer: expected 0 to {heads}, and finite values to order them by")
+    order = values.argsort(dim=-1, descending=largest, stable=True)
+    return torch.ones_like(values, dtype=torch.bool).scatter(-1, order[..., :count], False)
+
+
+def fig3(run: Run) -> Measured:
+    """Accuracy as heads are removed from every layer, by attribution, by attention and at random (chapter 5, the paper's Fig. 3).
+
+    Two orders of the heads: for each example its own, by its gold label, as the paper's numbers suggest (it leaks the
+    label), and one for the set, by the mean over rows of the training split.
+    """
+    model, tokenizer = load(run.task)
+    generator = random.Random(run.seed)
+    shown, train = (sample(examples(run.task, source=run.data, split=split), run.rows, generator) for split in ("validation", "train"))
+    texts, labels = texts_of(shown), torch.tensor(shown["label"])
+    items = [*zip(texts, shown["label"], strict=True), *zip(texts_of(train), train["label"], strict=True)]
+
+    def value(item: tuple[Text, int]) -> dict[str, Any]:
+        att = attribute(model, tokenizer, item[0], target=item[1], tolerance=HEAD_TOLERANCE)
+        return {"attribution": rounded(att.scores.amax((-2, -1))), "attention": rounded(att.attention.amax((-2, -1)))}
+
+    lines = resumable(partial_file("fig3", run, "values"), f"fig3 {run.task}: heads", items, value)
+    values: dict[tuple[str, str, int], Tensor] = {}
+    for name in ("attribution", "attention"):
+        every = torch.tensor([line[name] for line in lines])
+        values["example", name, 0], values["set", name, 0] = every[: len(texts)], every[len(texts) :].mean(0)
+    shape = values["set", "attention", 0].shape
+    for draw in range(RANDOM_ORDERS):
+        values["set", "random", draw] = torch.rand(shape, generator=torch.Generator().manual_seed(draw))
+    jobs = [
+        (*which, first, removed)
+        for which in values
+        for first in (("largest",) if which[1] == "random" else ("largest", "smallest"))
+        for removed in range(shape[1] + 1)
+    ]
+
+    @cache
+    def right_with(scope: str, by: str, draw: int, first: str, removed: int) -> int:
+        keep = keep_but(values[scope, by, draw], removed, largest=first == "largest")
+        return int((predict(model, tokenizer, texts, keep).argmax(-1) == labels).sum())
+
+    def remove(job: tuple[str, str, int, str, int]) -> dict[str, Any]:
+        scope, by, draw, first, removed = job
+        # Without any head, or with all: the same in any order.
+        right = right_with(*job) if 0 < removed < shape[1] else right_with(*jobs[0][:4], removed)
+        common = {"scope": scope, "by": by, "draw": draw, "first": first, "removed": removed}
+        return common | {"texts": len(texts), "right": right, "accuracy": right / len(texts)}
+
+    return resumable(partial_file("fig3", run, "curves"), f"fig3 {run.task}: curves", jobs, remove), {}
+
+
+def same_size(connections: Bool[Tensor, "L N N"], values: Float[Tensor, "L N N"], by_row: bool = True) -> Bool[Tensor, "L N N"]:
+    """A choice of as many connections: in each layer those with the largest ``values``.
+
+    With ``by_row``, as many in each row of each layer, so that the same tokens attend to as many tokens. Random values make the
+    control, attention weights the rival. The same connections may be chosen again, and in a row where most are chosen most
+    are: such a control is in part the graph itself.
+    """
+    flat, wanted = (values, connections) if by_row else (values.flatten(1), connections.flatten(1))
+    rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return (rank < wanted.sum(-1, keepdim=True)).reshape(connections.shape)
+
+
+def graphs_of(att: Attribution, tau: float, generator: torch.Generator, draws: int) -> dict[str, list[Bool[Tensor, "L N N"]]]:
+    """The attribution graph; all connections above its τ (``admitted``), before the rule that joins no pair twice; and others of its size.
+
+    As many in each row of each layer, by attention and at random; and as many in each layer, ``anywhere``.
+    """
+    graph = graph_connections(attribution_graph(att, tau), *att.scores.shape[::2])
+    by_row = [same_size(graph, torch.rand(graph.shape, generator=generator)) for _ in range(draws)]
+    return {
+        "attribution": [graph],
+        "admitted": [torch.from_numpy(retained(att, tau))],
+        "attention": [same_size(graph, att.attention.sum(1))],
+        "random": by_row,
+        "anywhere": [same_size(graph, torch.rand(graph.shape, generator=generator), by_row=False) for _ in range(draws)],
+    }
+
+
+def fig4(run: Run) -> Measured:
+    """How far apart the tokens are that attribution graphs join, layer by layer (chapter 6, the paper's Fig. 4), and in the controls."""
+    model, tokenizer = load(run.task)
+
+    def measure(item: tuple[int, Text]) -> dict[str, Any]:
+        att = attribute(model, tokenizer, item[1], tolerance=HEAD_TOLERANCE)
+        graphs = graphs_of(att, 0.4, torch.Generator().manual_seed(item[0]), 1)
+        return {name: [of_layer.tolist() for of_layer in distances(graph)] for name, (graph, *_) in graphs.items() if name != "anywhere"}
+
+    lines = resumable(partial_file("fig4", run), f"fig4 {run.task}", list(enumerate(texts_of(drawn(run)))), measure)
+    rows: Rows = []
+    for graph in lines[0]:
+        for layer, of_texts in enumerate(zip(*(line[graph] for line in lines), strict=True)):
+            common = {"graph": graph, "layer": layer}
+            mean, low, high = resampled_mean(of_texts)
+            rows.append(common | {"measure": "mean distance", "value": mean, "low": low, "high": high})
+            apart, edges = np.unique([distance for of_text in of_texts for distance in of_text], return_counts=True)
+            counts = zip(apart.astype(int).tolist(), edges.tolist(), strict=True)
+            rows += [common | {"measure": "edges", "distance": distance, "value": count} for distance, count in counts]
+    return rows, {"texts": len(lines)}
+
+
+def resampled_mean(of_texts: tuple[list[int], ...]) -> list[float]:
+    """The mean distance, and its 95 % interval by resampling the texts: a text's distances are not independent."""
+    counts = np.array([[sum(of_text), len(of_text)] for of_text in of_texts])
+    chosen = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
+    sums, edges = counts[chosen].sum(1).T
+    low, high = np.quantile(sums / np.maximum(edges, 1), (0.025, 0.975))
+    return rounded([counts[:, 0].sum() / max(counts[:, 1].sum(), 1), low, high])
+
+
+def edges(run: Run) -> Measured:
+    """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5)."""
+    model, tokenizer = load(run.task)
+
+    def delete(item: tuple[int, Text]) -> list[list[Any]]:
+        att = attribute(model, tokenizer, item[1], tolerance=HEAD_TOLERANCE)
+        generator = torch.Generator().manual_seed(item[0])
+        graphs = {(tau, name): masks for tau in TAUS for name, masks in graphs_of(att, tau, generator, RANDOM_GRAPHS).items()}
+        every = torch.stack([mask for masks in graphs.values() for mask in masks])
+        nothing = torch.zeros_like(every[:1])
+        parts = torch.cat([every, ~every, nothing, ~nothing])
+        found = predict(model, tokenizer, [item[1]] * len(parts), connections=parts)[:, att.target]
+        lines: list[list[Any]] = [["none", None, None, None, float(found[-2])], ["all", None, None, None, float(found[-1])]]
+        for left, values in zip(("only these", "all but these"), found[:-2].split(len(every)), strict=True):
+            places = iter(values.tolist())
+            for (tau, name), masks in graphs.items():
+                lines.append([left, name, tau, int(masks[0].sum()), float(np.mean([next(places) for _ in masks]))])
+        return lines
+
+    of_texts = resumable(partial_file("edges", run), f"edges {run.task}", list(enumerate(texts_of(drawn(run)))), delete)
+    rows: Rows = []
+    for same in zip(*of_texts, strict=True):
+        left, graph, tau, *_ = same[0]
+        size = None if graph is None else round(float(np.mean([line[3] for line in same])), 1)
+        values = np.array([line[4] for line in same])
+        error = values.std(ddof=1) / len(values) ** 0.5
+        rows.append(
+            {"left": left, "graph": graph, "tau": tau, "edges": size, "probability": rounded(values.mean()), "error": rounded(error)}
+        )
+    return rows, {"texts": len(of_texts)}

@@ -1,0 +1,65 @@
+"""How good the models are, and how exact their attributions (chapter 3; page "Models and data")."""
+
+from __future__ import annotations
+
+import random
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ...attribution import attribute
+from ...batches import Text, texts_of
+from ...data import find_task, read_split
+from ...pretrained import load
+from ..training.evaluation import evaluate
+from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded
+
+REFERENCE_STEPS = 96
+RULES = (("riemann", 20), *(("gauss-legendre", steps) for steps in (3, 4, 6, 8)))
+
+
+def accuracy(run: Run) -> Measured:
+    """How often the embedded model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
+    model, tokenizer = load(run.task)
+    task = find_task(run.task)
+    rows = read_split(task, run.data)
+    chosen = random.Random(run.seed).sample(rows, run.rows) if run.rows else rows
+    found: Rows = []
+    for split, of_split in {"dev": chosen, "own": read_split(task)}.items():
+        measured = evaluate(model, tokenizer, of_split, task)
+        common = {"split": split, "rows": measured["rows"]}
+        found.append(common | {"measure": "accuracy", "class": "all", "value": measured["accuracy"]})
+        for measure, key in (("accuracy", "per_class"), ("f1", "f1")):
+            found += [common | {"measure": measure, "class": label, "value": value} for label, value in measured[key].items()]
+    return found, {}
+
+
+def certificate(run: Run) -> Measured:
+    """How exact ``steps="auto"`` is, and how exact it says it is, against 96 Gauss-Legendre nodes (chapter 3)."""
+    model, tokenizer = load(run.task)
+    texts = texts_of(drawn(run))
+
+    def measure(item: tuple[int, Text]) -> Rows:
+        number, text = item
+        exact = attribute(model, tokenizer, text, steps=REFERENCE_STEPS).scores
+        auto = attribute(model, tokenizer, text)
+        common = {"text": number, "tokens": len(auto.tokens)}
+        found = [
+            common | {"layer": layer, "rule": "auto", "evaluations": count, "error": error, "reported": told, "certified": auto.certified}
+            for layer, (count, error, told) in enumerate(
+                zip(auto.evaluations.tolist(), relative_errors(auto.scores, exact), rounded(auto.error, 3), strict=True)
+            )
+        ]
+        for method, steps in RULES:
+            errors = relative_errors(attribute(model, tokenizer, text, method=method, steps=steps).scores, exact)
+            rule = {"rule": f"{method} {steps}", "evaluations": steps}
+            found += [common | rule | {"layer": layer, "error": error} for layer, error in enumerate(errors)]
+        return found
+
+    lines = resumable(partial_file("certificate", run), f"certificate {run.task}", list(enumerate(texts)), measure)
+    return [row for line in lines for row in line], {"texts": len(texts)}
+
+
+def relative_errors(scores: Float[Tensor, "L H N N"], exact: Float[Tensor, "L H N N"]) -> list[float]:
+    """For each layer, the distance to the exact scores relative to their size (Frobenius norms)."""
+    return rounded((scores - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1), 3)

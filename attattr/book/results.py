@@ -1,0 +1,113 @@
+"""Measured results as tidy tables: one row a measurement, provenance in ``.attrs``.
+
+A result is ``data/results/NAME-TASK.json``: the provenance, and the table column by column. Here, and nowhere else, stands which
+columns each table has. Layers count from 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import data_folder
+from ..triggers import Trigger
+
+if TYPE_CHECKING:
+    import pandas
+
+TRIGGER = tuple(field.name for field in fields(Trigger))
+COLUMNS = {  # beside ``task``, which is the first of every table
+    "accuracy": ("split", "measure", "class", "rows", "value"),
+    "certificate": ("text", "tokens", "layer", "rule", "evaluations", "error", "reported", "certified"),
+    "fig3": ("scope", "by", "draw", "first", "removed", "texts", "right", "accuracy"),
+    "fig4": ("measure", "graph", "layer", "distance", "value", "low", "high"),
+    "edges": ("left", "graph", "tau", "edges", "probability", "error"),
+    "fig5": ("measure", "method", "sample", "layer", "head", "rate", "pruned", "rows", "right", "value", "error"),
+    "fig6": ("model", "seed", "sample", "layer", "head", "importance"),
+    "table1": ("candidate", "mined_by", *TRIGGER, "class", "rows", "accuracy", "flip_rate"),
+    "table2": (
+        *("against", "rank", "kind", "draw", *TRIGGER, "class", "rows", "accuracy", "low", "high"),
+        *("flip_rate", "flip_low", "flip_high"),
+    ),
+    "defence": ("measure", "order", "draw", "closed", "heads", "class", "rank", "layer", "head", "value"),
+    "flow-correlations": ("model", "measure", "method", "layer", "reading", "against", "share", "value", "low", "high", "texts"),
+    "saturation": ("model", "tokens", "bound", "layer", "share", "low", "high"),
+    "paper": ("trigger", "class", "percent"),
+}
+
+
+def result(name: str, measure: str | None = None) -> pandas.DataFrame:
+    """A measured result: what ``python -m attattr reproduce`` wrote to ``data/results/NAME.json``, as a tidy table.
+
+    Args:
+        name: kind and task, ``"fig5-mnli"``; ``"paper-table2"`` is Table 2 as Hao et al. print it.
+        measure: of a table that holds several, the rows of this one alone, without the columns that it leaves empty.
+
+    Raises:
+        OSError: no such result, or a damaged file.
+        ValueError: a table without a column that it should have; a measure that it does not hold.
+
+    >>> curves = result("fig5-sst2", "accuracy")
+    >>> curves[curves.method == "attribution"].groupby("pruned").value.mean().loc[0].round(3)
+    np.float64(0.898)
+    >>> curves.attrs["seconds"] > 0
+    True
+    """
+    folder = data_folder() / "results"
+    if not (folder / f"{name}.json").is_file():
+        raise FileNotFoundError(f"no result {name!r} in {folder}; there are {sorted(path.stem for path in folder.glob('*.json'))}")
+    return read_result(folder / f"{name}.json", measure)
+
+
+def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
+    """The table in one file, checked; arguments and errors as for `result`."""
+    import pandas
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        columns, provenance = dict(content["columns"]), dict(content["provenance"])
+        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"{path} is damaged, or no result: {type(error).__name__}: {error}") from error
+    check_columns(path, list(columns))
+    chosen = [row for row in rows if measure in (None, row.get("measure"))]
+    if not chosen:
+        raise ValueError(f"{path} holds no measure {measure!r}, only {sorted({str(row.get('measure')) for row in rows})}")
+    table = pandas.DataFrame(chosen)
+    if measure is not None:
+        table = table.dropna(axis=1, how="all").drop(columns="measure")
+    table.attrs.update(provenance)
+    return table
+
+
+def trigger_of(row: Mapping[str, Any]) -> Trigger:
+    """The trigger that a row of ``table1`` or ``table2`` tells of."""
+    return Trigger(tuple(row["tokens"]), tuple(row["positions"]), tuple(row["segments"]), row["score"], row["label"])
+
+
+def check_columns(path: Path, found: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless a table has exactly the columns of its kind, the first part of the file's name."""
+    kind = path.stem.rpartition("-")[0]
+    if kind not in COLUMNS:
+        raise ValueError(f"{path} is of an unknown kind {kind!r}: expected one of {list(COLUMNS)}")
+    wanted = {"task", *COLUMNS[kind]}
+    if set(found) != wanted:
+        raise ValueError(f"{path} lacks the columns {sorted(wanted - set(found))} and has {sorted(set(found) - wanted)} instead")
+
+
+def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Path:
+    """Write a table whose rows are dictionaries (a column that a row does not name is empty), aside first: a full disk leaves the old."""
+    task = path.stem.rpartition("-")[2]
+    names = ("task", *COLUMNS[path.stem.rpartition("-")[0]])
+    unknown = sorted(set().union(*rows) - set(names))
+    if unknown or not rows:
+        raise ValueError(f"{path}: {len(rows)} rows with the columns {unknown}: expected some, and only {list(names)}")
+    cells = {name: [{"task": task, **row}.get(name) for row in rows] for name in names}
+    lines = [f"{json.dumps(name)}: {json.dumps(column, ensure_ascii=False, separators=(',', ':'))}" for name, column in cells.items()]
+    aside = path.with_suffix(".new")
+    aside.write_text(f'{{"provenance": {json.dumps(dict(provenance))},\n"columns": {{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    aside.replace(path)
+    return path

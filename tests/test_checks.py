@@ -1,0 +1,540 @@
+"""Every exercise of the book: the right answer, in any number type, is told so; stubs do not stop a notebook; mistakes are caught."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from itertools import combinations, permutations
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from scipy.stats import rankdata
+
+from attattr.book.checks import EXERCISES, check
+from attattr.heads import least_important
+
+
+def swapped(context, donor):
+    found = context.clone()
+    found[:, 0] = donor[:, 0]
+    return found
+
+
+def swapped_in_place(context, donor):
+    context[:, 0] = donor[:, 0]
+    return context
+
+
+def share_on(scores, tokens, token):
+    columns = [j for j, name in enumerate(tokens) if name == token]
+    return float(scores[..., columns].abs().sum() / scores.abs().sum())
+
+
+def without_largest(attention, scores, count):
+    cut = attention.clone().flatten()
+    cut[scores.flatten().topk(count).indices] = 0
+    return cut.reshape(attention.shape)
+
+
+def cut_in_place(attention, scores, count):
+    attention.view(-1)[scores.flatten().topk(count).indices] = 0
+    return attention
+
+
+def right_sums(gradient, m):
+    return sum(gradient(k / m) for k in range(1, m + 1)) / m
+
+
+def left_sums(gradient, m):
+    return sum(gradient(k / m) for k in range(m)) / m
+
+
+def trapezoid(gradient, m):
+    return (sum(gradient(k / m) for k in range(1, m)) + (gradient(0.0) + gradient(1.0)) / 2) / m
+
+
+def crossing(graph, border, layer, words_only=True, kinds=("attention",)):
+    across, total = 0, 0
+    for u, v, data in graph.edges(data=True):
+        words = {"[CLS]", "[SEP]"}.isdisjoint(graph.nodes[n]["token"] for n in (u, v)) or not words_only
+        if words and data["kind"] in kinds and data["layer"] == layer:
+            total += 1
+            across += (u[1] > border) != (v[1] > border)
+    return across, total
+
+
+def tree_edges(tree, layers, tokens, first=0, turned=False):
+    mask = torch.zeros(layers, tokens, tokens, dtype=torch.bool)
+    for parent, child, layer in tree.edges(data="layer"):
+        i, j = (child, parent) if turned else (parent, child)
+        mask[(layer - first) % layers, i, j] = True
+    return mask
+
+
+def admitted_distances(kept):
+    return [[abs(i - j) for i, j in np.argwhere(k).tolist() if i != j] for k in kept]
+
+
+def mean_distance(i, n):
+    return (i * (i + 1) + (n - 1 - i) * (n - i)) / (2 * (n - 1))
+
+
+def keep_one(importance, count):
+    best = importance.argmax(1, keepdim=True)
+    return least_important(importance.scatter(1, best, float("inf")), count)
+
+
+def one_put_back(importance, count):
+    return least_important(importance, count).scatter(1, importance.argmax(1, keepdim=True), True)
+
+
+def infinity_left_behind(importance, count):
+    importance[torch.arange(len(importance)), importance.argmax(1)] = float("inf")
+    return least_important(importance, count)
+
+
+def prune_in_steps(measure, keep, each, steps):
+    for _ in range(steps):
+        keep = least_important(measure(keep).masked_fill(~keep, float("-inf")), int((~keep).sum()) + each)
+    return keep
+
+
+def back_from_the_dead(measure, keep, each, steps):
+    for step in range(steps):
+        keep = least_important(measure(keep), each * (step + 1))
+    return keep
+
+
+def measured_once(measure, keep, each, steps):
+    return least_important(measure(keep).masked_fill(~keep, float("-inf")), int((~keep).sum()) + each * steps)
+
+
+def mean_r(samples, pairs):
+    flat = samples.flatten(1).numpy()
+    return np.mean([np.corrcoef(flat[a], flat[b])[0, 1] for a, b in pairs])
+
+
+def put_in(words, new, positions):
+    words, size, last = list(words), len(words) + len(new), 0
+    for word, position in zip(new, positions, strict=True):
+        last = max(last + 1, round(size * position))
+        words.insert(last - 1, word)
+    return words
+
+
+def rounded_down(words, new, positions):
+    size, words = len(words) + len(new), list(words)
+    for word, position in zip(new, positions, strict=True):
+        words.insert(max(1, int(size * position)) - 1, word)
+    return words
+
+
+def in_the_old_length(words, new, positions):
+    found = list(words)
+    for word, position in zip(new, positions, strict=True):
+        found.insert(max(1, round(len(words) * position)) - 1, word)
+    return found
+
+
+def no_next_place(words, new, positions):
+    size, words = len(words) + len(new), list(words)
+    for word, position in zip(new, positions, strict=True):
+        words.insert(max(1, round(size * position)) - 1, word)
+    return words
+
+
+def next_of_an_equal_place_only(words, new, positions):
+    size, words, last = len(words) + len(new), list(words), None
+    for word, position in zip(new, positions, strict=True):
+        place = max(1, round(size * position))
+        last = place + 1 if place == last else place
+        words.insert(min(last, len(words) + 1) - 1, word)
+    return words
+
+
+def before_the_sentence(words, new, positions):
+    """Place 0 stands outside, as in the released code."""
+    size, words, last = len(words) + len(new), list(words), -1
+    for word, position in zip(new, positions, strict=True):
+        last = max(last + 1, round(size * position))
+        words.insert(last - 1, word)  # -1 counts from the end
+    return words
+
+
+def into_the_same_list(words, new, positions):
+    words += new
+    return words
+
+
+def flip_rate(gold, before, after):
+    right = before == gold
+    return float((after[right] != gold[right]).double().mean())
+
+
+def flow_by_networkx(lower, upper):
+    """Both layers as a graph, one pair at a time: another way than the book's."""
+    n, graph = len(lower), nx.DiGraph()
+    for i in range(n):
+        for j in range(n):
+            graph.add_edge((2, i), (1, j), capacity=float(upper[i, j]))
+            graph.add_edge((1, i), (0, j), capacity=float(lower[i, j]))
+    return torch.tensor([[nx.maximum_flow_value(graph, (2, u), (0, v)) for v in range(n)] for u in range(n)])
+
+
+def ranks(values):
+    below = (values[None] < values[:, None]).sum(1)
+    same = (values[None] == values[:, None]).sum(1)
+    return below + (same + 1) / 2
+
+
+def rollout_with(attention, share):
+    mixed = share * torch.eye(attention.shape[-1]) + (1 - share) * attention
+    return torch.linalg.multi_dot([*mixed.flip(0)])
+
+
+# for each exercise: right answers, and mistakes
+ANSWERS = {
+    "1.1": (
+        [lambda attention, value: (attention @ value).transpose(1, 2)],
+        [lambda attention, value: attention @ value, lambda attention, value: (attention.mT @ value).transpose(1, 2)],
+    ),
+    "1.2": ([swapped], [lambda context, donor: context, lambda context, donor: donor[:, :3], swapped_in_place]),
+    "2.1": (
+        [share_on],
+        [
+            lambda scores, tokens, token: share_on(scores.mT, tokens, token),  # rows
+            lambda scores, tokens, token: share_on(scores.clamp(min=0), tokens, token),
+            lambda scores, tokens, token: share_on(scores, [t if i == tokens.index(t) else "" for i, t in enumerate(tokens)], token),
+        ],
+    ),
+    "2.2": (
+        [without_largest],
+        [
+            lambda attention, scores, count: without_largest(attention, scores.abs(), count),
+            lambda attention, scores, count: without_largest(attention, -scores, count),
+            lambda attention, scores, count: without_largest(attention, scores, count).flatten(),
+            cut_in_place,
+        ],
+    ),
+    "3.1": (
+        [right_sums],
+        [
+            left_sums,
+            lambda gradient, m: right_sums(gradient, m) * m,
+            lambda gradient, m: right_sums(gradient, m)[None],  # these shapes broadcast
+            lambda gradient, m: right_sums(gradient, m).expand(2, 2),
+            lambda gradient, m: right_sums(gradient, m)[:, None],
+        ],
+    ),
+    "3.2": (
+        [lambda att: (att.scores.sum((1, 2, 3)) - att.difference).abs()],
+        [lambda att: att.scores.sum((1, 2, 3)) - att.difference, lambda att: (att.scores.sum() - att.difference.sum()).abs()],
+    ),
+    "3.3": (
+        [trapezoid],
+        [
+            right_sums,
+            lambda gradient, m: (sum(gradient(k / m) for k in range(1, m)) + gradient(1.0) / 2) / m,
+            lambda gradient, m: (left_sums(gradient, m) + right_sums(gradient, m)) / 2,  # too many gradients
+        ],
+    ),
+    "4.1": (
+        [lambda a, kept, cost: (a[kept] - cost).clip(min=0).sum()],
+        [
+            lambda a, kept, cost: (a[kept] - cost).sum(),
+            lambda a, kept, cost: (a - cost).clip(min=0).sum(),
+            lambda a, kept, cost: a[kept & (a > cost)].sum(),
+        ],
+    ),
+    "4.2": (
+        [crossing],
+        [
+            lambda *given: crossing(*given)[::-1],
+            lambda *given: crossing(*given, words_only=False),
+            lambda *given: crossing(*given, kinds=("attention", "residual")),
+            lambda graph, border, layer: crossing(graph, border, layer - 1),  # layers from 1
+        ],
+    ),
+    "5.1": (
+        [lambda attention: attention.amax(-1).mean(-1)],
+        [
+            lambda attention: attention.mean((2, 3)),  # 1/N
+            lambda attention: attention.amax((2, 3)),  # of the whole head
+            lambda attention: attention.amax(-2).mean(-1),  # of the columns
+        ],
+    ),
+    "5.2": (
+        [lambda atts: torch.stack([att.scores.amax((2, 3)) for att in atts])],
+        [
+            lambda atts: torch.stack([att.attention.amax((2, 3)) for att in atts]),
+            lambda atts: torch.stack([att.scores.abs().amax((2, 3)) for att in atts]),  # against counts as for
+            lambda atts: torch.stack([att.scores.amax((2, 3)) for att in atts]).mean(0),  # one order for all
+            lambda atts: torch.stack([att.scores.amax((2, 3)) * (1 if att.target else -1) for att in atts]),  # towards class 1
+        ],
+    ),
+    "5.3": (
+        [tree_edges],
+        [
+            lambda *given: tree_edges(*given, turned=True),
+            lambda *given: tree_edges(*given, first=1),
+            lambda *given: tree_edges(*given).any(0),
+        ],
+    ),
+    "6.1": (
+        [admitted_distances, lambda kept: [layer[::-1] for layer in admitted_distances(kept)]],
+        [
+            lambda kept: [[abs(i - j) for i, j in np.argwhere(k).tolist()] for k in kept],
+            lambda kept: [[i - j for i, j in np.argwhere(k).tolist() if i != j] for k in kept],
+            lambda kept: [distance for layer in admitted_distances(kept) for distance in layer],
+            lambda kept: [sorted(set(layer)) for layer in admitted_distances(kept)],
+        ],
+    ),
+    "6.2": ([mean_distance], [lambda i, n: n / 2, lambda i, n: sum(abs(i - j) for j in range(n)) / n]),
+    "6.3": (
+        [lambda texts, chosen: np.mean([distance for text in chosen for distance in texts[text]])],
+        [
+            lambda texts, chosen: np.mean([np.mean(texts[k] or [0]) for k in chosen]),
+            lambda texts, chosen: np.mean([distance for text in set(chosen) for distance in texts[text]]),
+        ],
+    ),
+    "7.1": (
+        [lambda D, d: 3 * (D * d + d) + D * d],
+        [
+            lambda D, d: 4 * D * d,  # without the biases
+            lambda D, d: 4 * (D * d + d),  # a bias too many
+            lambda D, d: 3 * (D * d + d),  # without the output projection
+            lambda D, d: 4 * D * D + 3 * D,  # of the whole layer
+        ],
+    ),
+    "7.2": (
+        [keep_one, lambda importance, count: keep_one(importance, count).int()],
+        [
+            least_important,  # no condition
+            one_put_back,  # fewer go than were asked for
+            lambda importance, count: ~keep_one(importance, count),  # those that go
+            lambda importance, count: keep_one(-importance, count),  # the most important first
+            lambda importance, count: keep_one(importance, count).flatten(),
+            infinity_left_behind,
+        ],
+    ),
+    "7.3": (
+        [prune_in_steps],
+        [back_from_the_dead, measured_once, lambda measure, keep, *rest: prune_in_steps(measure, torch.ones_like(keep), *rest)],
+    ),
+    "8.1": (
+        [lambda importance: importance - importance.mean(1, keepdim=True)],
+        [
+            lambda importance: importance - importance.mean(),  # of all heads
+            lambda importance: importance - importance.mean(0),  # of a column
+            lambda importance: importance / importance.norm(dim=1, keepdim=True),
+            lambda importance: importance.mean(1),
+        ],
+    ),
+    "8.2": (
+        [
+            lambda samples: mean_r(samples, combinations(range(len(samples)), 2)),
+            lambda samples: mean_r(samples, permutations(range(len(samples)), 2)),  # each pair in both orders
+        ],
+        [
+            lambda samples: torch.corrcoef(samples.flatten(1)).mean(),  # with the diagonal
+            lambda samples: mean_r(samples, [(0, 1)]),  # the first pair only
+            lambda samples: mean_r(samples, [(0, n) for n in range(1, len(samples))]),
+            lambda samples: torch.corrcoef(samples.flatten(1).argsort(1).argsort(1).float())[0, 1],  # ranks
+        ],
+    ),
+    "8.3": (
+        [lambda heads, count, tasks: heads * (count / heads) ** tasks],
+        [
+            lambda heads, count, tasks: count**tasks / heads,
+            lambda heads, count, tasks: heads * (count / heads) ** 2,  # two tasks only
+            lambda heads, count, tasks: (count / heads) ** tasks,  # of one head
+            lambda heads, count, tasks: count / tasks,
+        ],
+    ),
+    "9.1": (
+        [put_in, lambda *given: tuple(put_in(*given))],
+        [
+            rounded_down,
+            in_the_old_length,
+            no_next_place,
+            next_of_an_equal_place_only,
+            before_the_sentence,
+            into_the_same_list,
+            lambda words, new, positions: [*words, *new],
+        ],
+    ),
+    "9.2": (
+        [flip_rate],
+        [
+            lambda gold, before, after: (after != gold).float().mean(),  # one minus the accuracy
+            lambda gold, before, after: (after != before).float().mean(),  # all decisions that change
+            lambda gold, before, after: 1 - flip_rate(gold, before, after),  # those that stay
+            lambda gold, before, after: ((before == gold) & (after != gold)).float().mean(),  # of all rows
+        ],
+    ),
+    "9.3": (
+        [lambda selection, reported: float(reported[selection.argmin()] - reported.min())],
+        [
+            lambda selection, reported: reported.min(),
+            lambda selection, reported: reported.min() - reported[selection.argmin()],  # the other way round
+            lambda selection, reported: reported[selection.argmin()] - selection.min(),  # what another set of rows changes
+            lambda selection, reported: reported[selection.argmax()] - reported.min(),
+            lambda selection, reported: reported.mean() - reported.min(),
+        ],
+    ),
+    "10.1": (
+        [lambda lower, upper: torch.minimum(upper[:, :, None], lower[None]).sum(1), flow_by_networkx],
+        [
+            lambda lower, upper: upper @ lower,  # rollout
+            lambda lower, upper: torch.minimum(lower[:, :, None], upper[None]).sum(1),  # the layers in the wrong order
+            lambda lower, upper: torch.minimum(upper[:, :, None], lower[None]).amax(1),  # the widest path only
+            lambda lower, upper: torch.minimum(upper, lower),
+            lambda lower, upper: lower.sum(0).clamp(max=1).expand(2, 2),  # the bound
+            lambda lower, upper: flow_by_networkx(lower, upper).T,
+        ],
+    ),
+    "10.2": (
+        [ranks, lambda values: torch.tensor(rankdata(values.numpy()))],
+        [
+            lambda values: values.argsort().argsort() + 1.0,  # ties by their place
+            lambda values: values.argsort() + 1.0,
+            lambda values: values.unique(return_inverse=True)[1] + 1.0,  # dense
+            lambda values: torch.tensor(rankdata(values.numpy(), method="min")),
+            lambda values: torch.tensor(rankdata(-values.numpy())),  # the largest first
+            lambda values: ranks(values) - 1,  # from 0
+        ],
+    ),
+    "10.3": (
+        [rollout_with],
+        [
+            lambda attention, share: rollout_with(attention, 0.5),
+            lambda attention, share: rollout_with(attention, 1 - share),
+            lambda attention, share: rollout_with(attention.flip(0), share),  # from the top down
+            lambda attention, share: share * torch.eye(2) + (1 - share) * attention[1] @ attention[0],  # the residual once
+            lambda attention, share: rollout_with(attention, share)[None],
+        ],
+    ),
+}
+NUMBERS = list(ANSWERS)
+RIGHT = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][0])]
+WRONG = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][1])]
+IN_PLACE = {"1.2": swapped_in_place, "2.2": cut_in_place, "7.2": infinity_left_behind, "9.1": into_the_same_list}
+
+
+def test_every_exercise_has_answers_here():
+    assert list(EXERCISES) == NUMBERS
+
+
+@pytest.mark.parametrize(("number", "answer"), RIGHT)
+def test_a_right_answer_is_told_so(number, answer, capsys):
+    check(number, answer)
+    check(number, answer)  # the first time has used up nothing
+    assert capsys.readouterr().out == f"Exercise {number}: right\n" * 2
+
+
+def as_lists(value):
+    return value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+
+
+CONVERSIONS = {
+    "double": lambda value: torch.as_tensor(value).double(),
+    "numpy": lambda value: np.asarray(value),
+    "lists": as_lists,
+}
+
+
+@pytest.mark.parametrize("holder", CONVERSIONS)
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1")])
+def test_a_right_answer_may_come_in_any_holder_and_precision(number, holder, capsys):
+    check(number, lambda *given: CONVERSIONS[holder](ANSWERS[number][0][0](*given)))
+    assert capsys.readouterr().out == f"Exercise {number}: right\n"
+
+
+def test_one_number_may_come_as_a_tensor_of_one_entry_but_not_of_more(capsys):
+    check("2.1", lambda *given: torch.tensor([share_on(*given)]))
+    assert "right" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match=r"2\.1: expected 0\.25, got \[0\.25, 0\.25\]"):
+        check("2.1", lambda *given: torch.tensor([share_on(*given)] * 2))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_stub_does_not_stop_the_notebook(number, capsys):
+    check(number, lambda *_: ...)
+    assert capsys.readouterr().out == f"Exercise {number}: not filled in yet\n"
+
+
+@pytest.mark.parametrize(("number", "wrong"), WRONG)
+def test_a_mistake_raises_and_shows_what_was_expected_what_came_and_for_what(number, wrong, capsys):
+    with pytest.raises(AssertionError, match=rf"^Exercise {re.escape(number)}: expected .*, got .*, (for|at) \w+ = "):
+        check(number, wrong)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("strange", [float("nan"), "words", {}, [], [None], [["a", 1]], [[], [1]], 1j, print, torch.zeros(3, 0)], ids=repr)
+def test_an_answer_of_a_strange_kind_is_wrong_and_no_crash(number, strange):
+    with pytest.raises(AssertionError, match=rf"^Exercise {re.escape(number)}: expected .*, got .*, for "):
+        check(number, lambda *_: strange)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_forgotten_return_is_named(number):
+    with pytest.raises(AssertionError, match=rf"^Exercise {re.escape(number)}: not filled in, or no `return`: expected .*, got None, for "):
+        check(number, lambda *_: None)
+
+
+@pytest.mark.parametrize(("number", "answer"), IN_PLACE.items())
+def test_a_changed_input_is_named_and_harms_no_later_check(number, answer, capsys):
+    with pytest.raises(AssertionError, match=r"expected \w+ left as it is, got a changed input, for "):
+        check(number, answer)
+    check(number, ANSWERS[number][0][0])
+    assert capsys.readouterr().out == f"Exercise {number}: right\n"
+
+
+def test_a_tree_may_not_be_changed_either():
+    with pytest.raises(AssertionError, match=r"5\.3: expected tree left as it is"):
+        check("5.3", lambda tree, layers, tokens: tree.clear() or torch.zeros(layers, tokens, tokens))
+
+
+def test_a_message_shows_a_long_value_by_its_beginning_and_shape():
+    with pytest.raises(AssertionError, match=r"expected .* of the shape \(2, 4, 3, 5\), got .* of the shape \(2, 3, 4, 5\), for attention"):
+        check("1.1", lambda attention, value: attention @ value)
+
+
+def test_a_function_that_comes_as_an_answer_is_shown():
+    with pytest.raises(AssertionError, match=r"7\.1: expected 38, got '<function .*lambda"):
+        check("7.1", lambda *_: lambda: 38)
+
+
+def test_what_an_answer_raises_reaches_the_reader():
+    with pytest.raises(ZeroDivisionError):
+        check("7.1", lambda D, d: D / 0)
+
+
+def test_what_is_no_exercise_or_no_function_is_refused():
+    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*10\.3"):
+        check("7.9", print)
+    with pytest.raises(TypeError, match=r"Exercise 7\.1: expected the function itself, without arguments, got 38"):
+        inspect.unwrap(check)("7.1", 38)  # without the type checks of the tests
+
+
+def calls_by_chapter():
+    """The exercise numbers that each chapter checks, and whether it still has a check in the old way."""
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        yield path.stem, re.findall(r'\bcheck\("([\d.]+)"', code), bool(re.search(r"\bcheck_\w+\(", code))
+
+
+def test_chapters_and_table_have_the_same_exercises():
+    used, old = [], False
+    for chapter, numbers, in_the_old_way in calls_by_chapter():
+        assert all(int(number.split(".")[0]) == int(chapter[:2]) for number in numbers), chapter
+        used, old = used + numbers, old or in_the_old_way
+    assert set(used) <= set(EXERCISES)
+    if not old:  # no chapter is left to port
+        assert {number: used.count(number) for number in EXERCISES} == dict.fromkeys(EXERCISES, 2)  # stub and solution

@@ -1,0 +1,68 @@
+"""Results are tidy tables: complete, of one schema, and refused in words where they are missing or damaged."""
+
+import json
+
+import pytest
+
+import attattr
+from attattr.book.results import COLUMNS, read_result, write_result
+from attattr.data import data_folder
+
+PATHS = sorted((data_folder() / "results").glob("*.json"))
+ROW = {"model": 0, "seed": 1, "sample": 2, "layer": 3, "head": 4, "importance": 0.5}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_committed_result_is_a_table_of_its_kind(path):
+    table = attattr.result(path.stem)
+    kind, _, task = path.stem.rpartition("-")
+    assert list(table) == ["task", *COLUMNS[kind]]
+    assert len(table) > 0
+    assert kind == "paper" or set(table.task) == {task}
+    assert table.attrs
+    if "measure" in table:
+        parts = [attattr.result(path.stem, measure) for measure in table.measure.unique()]
+        assert sum(map(len, parts)) == len(table)
+        assert not any(part[column].isna().all() for part in parts for column in part)
+    if "layer" in table:
+        assert table.layer.min() == 0  # layers count from 0
+
+
+def test_what_is_written_is_read_and_the_rest_of_a_row_is_empty(tmp_path):
+    path = write_result(tmp_path / "fig6-sst2.json", [ROW, {"layer": 5}], {"command": "none"})
+    table = read_result(path)
+    assert table.iloc[0].to_dict() == {"task": "sst2"} | ROW
+    assert table.iloc[1].isna().sum() == 5
+    assert table.attrs == {"command": "none"}
+    assert [file.name for file in tmp_path.iterdir()] == ["fig6-sst2.json"]
+
+
+def test_a_measure_is_its_rows_without_the_columns_it_leaves_empty():
+    edges = attattr.result("fig4-sst2", "edges")
+    assert "low" not in edges
+    assert set(edges) == {"task", "graph", "layer", "distance", "value"}
+    with pytest.raises(ValueError, match="holds no measure 'edge', only"):
+        attattr.result("fig4-sst2", "edge")
+
+
+def test_what_is_not_there_or_damaged_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no result 'fig9-sst2'.*'fig5-sst2'"):
+        attattr.result("fig9-sst2")
+    path = write_result(tmp_path / "fig6-sst2.json", [ROW], {})
+    whole = path.read_text()
+    for damaged in (whole[:-9], "[]", "{}", whole.replace("[3]", "[3, 4]"), whole.replace('"columns"', '"rows"')):
+        path.write_text(damaged)
+        with pytest.raises(OSError, match=r"fig6-sst2.json is damaged, or no result"):
+            read_result(path)
+    content = json.loads(whole)
+    content["columns"]["heads"] = content["columns"].pop("head")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"fig6-sst2.json lacks the columns \['head'\] and has \['heads'\] instead"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(("rows", "words"), [([{"heads": 1}], r"\['heads'\]"), ([], "0 rows")])
+def test_rows_of_no_table_are_not_written(tmp_path, rows, words):
+    with pytest.raises(ValueError, match=words):
+        write_result(tmp_path / "fig6-sst2.json", rows, {})
+    assert not list(tmp_path.iterdir())
