@@ -7,17 +7,20 @@ notes and named ticks, on axes that say their range. What Plotly shows under the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from .figures.grammar import INK
+
 LETTER, SCALE, NEAR = 7.2, 70, 0.48  # pixels: a letter, the room of a scale of colours; from the middle of a cell or bar to its side
-INK = "#222222"
+SHADES = 200  # the steps of a scale of colours: heat maps hold whole per cents, to both sides of 0
 Point = tuple[int | float, int | float]
 
 
@@ -28,6 +31,7 @@ def picture(figure: go.Figure, width: float = 620.0) -> str:
         ValueError: an axis without a range, a trace of another kind than those above.
     """
     layout, margin = figure.layout, figure.layout.margin
+    top = margin.t  # read once: Plotly takes its time for each
     left = max(margin.l, *(LETTER * longest(axis) + 10 for axis in figure.select_yaxes()))
     scales = [trace for trace in figure.data if trace.type == "heatmap" and trace.showscale is not False]
     inner, high = width - left - margin.r - SCALE * bool(scales), layout.height - margin.t - margin.b
@@ -39,7 +43,7 @@ def picture(figure: go.Figure, width: float = 620.0) -> str:
     spans["paper"] = lambda value: float(value)
 
     def place(x: Any, y: Any, x_name: str | None, y_name: str | None) -> Point:
-        return left + inner * spans[x_name or "x"](x), margin.t + high * (1 - spans[y_name or "y"](y))
+        return left + inner * spans[x_name or "x"](x), top + high * (1 - spans[y_name or "y"](y))
 
     parts = [
         box(place(band.x0, band.y0, band.xref, band.yref), place(band.x1, band.y1, band.xref, band.yref), band.fillcolor)
@@ -49,7 +53,12 @@ def picture(figure: go.Figure, width: float = 620.0) -> str:
         if trace.visible is not False:
             parts += elements(trace, partial(place, x_name=trace.xaxis, y_name=trace.yaxis))
     for trace in scales:
-        parts += scale_of_colors(trace, (left + inner + 12, margin.t), high)
+        beside = left + inner + 12
+        colors = shades(trace)[::-8]
+        edges = np.linspace(top, top + high, len(colors) + 1).tolist()
+        parts += [box((beside, edges[n]), (beside + 12, edges[n + 1]), color) for n, color in enumerate(colors)]
+        for tick, text in zip(shares(trace, trace.colorbar.tickvals), trace.colorbar.ticktext, strict=True):
+            parts.append(words((beside + 16, top + 4 + high * (1 - tick)), text, "start"))
     for value, text in zip(layout.xaxis.tickvals or (), layout.xaxis.ticktext or (), strict=True):
         x, y = place(value, 0, "x", "paper")
         turn = f'transform="rotate(-90 {x + 4:.1f} {y + 10:.1f})"'
@@ -58,7 +67,7 @@ def picture(figure: go.Figure, width: float = 620.0) -> str:
         x, y = place(0, value, "paper", "y")
         parts.append(words((x - 6, y + 4), text, "end"))
     if layout.yaxis.title.text:
-        parts.append(words((4, margin.t - 8), layout.yaxis.title.text, "start"))
+        parts.append(words((4, top - 8), layout.yaxis.title.text, "start"))
     for note in layout.annotations:
         x, y = place(note.x, note.y, note.xref, note.yref)
         y += 14 if note.yanchor == "top" else -6 - 15 * note.text.count("<br>")
@@ -81,46 +90,44 @@ def span(axis: Any) -> Callable[[Any], float]:
 
 def elements(trace: Any, place: Callable[[Any, Any], Point]) -> Iterator[str]:
     """The elements of one trace."""
-    plain, opacity = trace.to_plotly_json(), 1 if trace.opacity is None else trace.opacity
+    title = titles(trace)
     if trace.type == "heatmap":
-        for (i, j), color in np.ndenumerate(colors_of(trace, trace.z)):
-            yield box(place(j - NEAR, i - NEAR), place(j + NEAR, i + NEAR), color, told(plain, (i, j)))
+        colors = shades(trace)
+        for (i, j), share in np.ndenumerate(shares(trace, trace.z)):
+            yield box(place(j - NEAR, i - NEAR), place(j + NEAR, i + NEAR), colors[round(SHADES * share)], title(i, j))
     elif trace.type == "bar" and trace.orientation == "h":
         for n, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
             (start, _), (end, middle) = place(0, y), place(x, y)
-            yield box((start, middle - 9), (end, middle + 9), trace.marker.color[n], told(plain, (n,)))
+            yield box((start, middle - 9), (end, middle + 9), trace.marker.color[n], title(n))
             yield words((end + (4 if end >= start else -4), middle + 4), trace.text[n], "start" if end >= start else "end")
     elif trace.type == "scatter" and trace.mode == "lines":
-        gaps = [n for n, x in enumerate(plain["x"]) if x is None or np.isnan(x)]
-        ends = zip([-1, *gaps], [*gaps, len(plain["x"])], strict=True)
-        lines = [[place(plain["x"][n], plain["y"][n]) for n in range(start + 1, end)] for start, end in ends]
-        path = "".join(smooth(line) for line in lines if line)
-        look = f'stroke="{trace.line.color}" stroke-width="{trace.line.width}" opacity="{opacity}"'
-        yield f'<path d="{path}" {look}>{told(plain, (0,))}</path>'
+        pieces = groupby(np.array([trace.x, trace.y], float).T, lambda point: np.isnan(point[0]))  # None is a gap, too
+        path = "".join(smooth([place(*point) for point in piece]) for is_gap, piece in pieces if not is_gap)
+        look = f'stroke="{trace.line.color}" stroke-width="{trace.line.width}" opacity="{1 if trace.opacity is None else trace.opacity}"'
+        yield f'<path d="{path}" {look}>{title(0)}</path>'
     elif trace.type == "scatter" and trace.mode == "text":
-        for x, y, text, color in zip(trace.x, trace.y, trace.text, trace.textfont.color or [INK] * len(trace.x), strict=True):
+        for x, y, text, color in zip(trace.x, trace.y, trace.text, np.broadcast_to(trace.textfont.color or INK, len(trace.x)), strict=True):
             yield words((place(x, y)[0], place(x, y)[1] + 4), text, "middle", color)
     elif trace.type == "scatter" and trace.mode == "markers":
-        colors = [trace.marker.color] * len(trace.x) if isinstance(trace.marker.color, str) else trace.marker.color
+        fills = np.broadcast_to(trace.marker.color, len(trace.x))
         look = f'r="{trace.marker.size / 2}" opacity="{1 if trace.marker.opacity is None else trace.marker.opacity}"'
-        for n, (x, y, color) in enumerate(zip(trace.x, trace.y, colors, strict=True)):
-            yield f'<circle cx="{place(x, y)[0]:.1f}" cy="{place(x, y)[1]:.1f}" {look} fill="{color}">{told(plain, (n,))}</circle>'
+        for n, (x, y, color) in enumerate(zip(trace.x, trace.y, fills, strict=True)):
+            yield f'<circle cx="{place(x, y)[0]:.1f}" cy="{place(x, y)[1]:.1f}" {look} fill="{color}">{title(n)}</circle>'
     else:
         raise ValueError(f"a trace of the kind {trace.type!r}: expected lines, markers, text, lying bars or a heat map")
 
 
-def told(trace: Mapping[str, Any], at: tuple[int, ...]) -> str:
-    """What stands under the pointer, as the title of an element; nothing where Plotly tells nothing."""
+def titles(trace: Any) -> Callable[..., str]:
+    """What stands under the pointer at each place of a trace, as the title of an element; nothing where Plotly tells nothing."""
+    template = (trace.hovertemplate or "").replace("<extra></extra>", "").replace("<br>", ", ")
+    held = {name: np.array(trace[name], dtype=object) for name in re.findall(r"%\{(\w+)", template)}
 
-    def value(match: re.Match[str]) -> str:
-        name, part, form = match.groups()
-        found = trace[name]
-        for place in (*at, int(part)) if part else at:
-            found = found[place]
-        return format(found, form or "")
+    def title(*at: int) -> str:
+        values = {name: found[at] for name, found in held.items()}
+        text = re.sub(r"%(\{[^}]*\})", lambda field: field[1].format_map(values), re.sub("<[^>]*>", "", template))
+        return f"<title>{text}</title>" if text else ""
 
-    text = re.sub(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]+))?\}", value, trace.get("hovertemplate") or "").replace("<extra></extra>", "")
-    return f"<title>{re.sub('<[^>]*>', '', text.replace('<br>', ', '))}</title>" if text else ""
+    return title
 
 
 def smooth(points: Sequence[Point]) -> str:
@@ -136,19 +143,14 @@ def smooth(points: Sequence[Point]) -> str:
     return f"M{points[0][0]:.1f} {points[0][1]:.1f}" + "".join(f"C{bend}" for bend in numbers)
 
 
-def colors_of(trace: Any, values: Any) -> np.ndarray:
-    """The colour of each value in a heat map."""
-    shares = (np.asarray(values, float) - trace.zmin) / (trace.zmax - trace.zmin)
-    return np.reshape(sample_colorscale([list(stop) for stop in trace.colorscale], shares.ravel().tolist()), shares.shape)
+def shares(trace: Any, values: Any) -> np.ndarray:
+    """Where values stand on the scale of a heat map, from 0 to 1."""
+    return (np.asarray(values, float) - trace.zmin) / (trace.zmax - trace.zmin)
 
 
-def scale_of_colors(trace: Any, corner: Point, height: float | int) -> Iterator[str]:
-    """The colours of a heat map beside it, with the ticks of its colour bar."""
-    x, y = corner
-    for n, color in enumerate(colors_of(trace, np.linspace(trace.zmax, trace.zmin, 24))):
-        yield box((x, y + height * n / 24), (x + 12, y + height * (n + 1) / 24), color)
-    for tick, text in zip(trace.colorbar.tickvals, trace.colorbar.ticktext, strict=True):
-        yield words((x + 16, y + 4 + height * (trace.zmax - tick) / (trace.zmax - trace.zmin)), text, "start")
+def shades(trace: Any) -> list[str]:
+    """The colours of a heat map's scale from its lower end to its upper one."""
+    return sample_colorscale([list(stop) for stop in trace.colorscale], np.linspace(0, 1, SHADES + 1).tolist())
 
 
 def longest(axis: Any) -> int:

@@ -11,11 +11,9 @@ Bad input never ends in a traceback: the explorer says under its controls what w
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import plotly.graph_objects as go
@@ -23,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .attribution import Attribution, attribute
-from .batches import Text, check_texts
+from .batches import Model, Text, Tokenizer, check_texts, encode
 from .decision import class_names
 from .display import exactness
-from .figures.grammar import heat, page, token_axis
+from .figures.grammar import heat, note, page, token_axis
 from .figures.graphs import graph_sentences, graphs_drawn
 from .figures.tokens import touches, trigger_figure
 from .graph import TAU, attention_scores, attribution_graph, retained
@@ -34,58 +32,50 @@ from .quadrature import METHODS
 from .svg import picture
 from .triggers import Trigger, attribute_attacked
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 EXAMPLE = "there is not a dull moment in this film ."
 MAX_TOKENS = 48  # more would make cells too small to point at
 REFERENCE_STEPS = 32  # of Gauss-Legendre: what `steps_explorer` takes as the truth
 WAIT = "computing ..."
+WIDE = {"width": "98%"}
 
 
-def head_browser(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+def head_browser(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ipywidgets.VBox:
     """Attention and attribution of any head, for a sentence of your own: Figure 2.1, live.
 
     Two sentences for a task of pairs are written in one line, with ``||`` between them. Starts at the head with the
     largest score.
     """
-    explain = explainer(model, tokenizer)
-    start, _ = explain(as_line(text))
-    layers, heads = start.scores.shape[:2]
-    first = start.strongest(1).iloc[0]
-    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
+    sentence, explain = explainer(model, tokenizer, text)
+    layers, heads = explain().scores.shape[:2]
+    first = explain().strongest(1).iloc[0]
     shown = ipywidgets.ToggleButtons(options=["attention", "attribution"], description="Show")
     at_layer = ipywidgets.IntSlider(int(first["layer"]), 0, layers - 1, description="Layer")
     at_head = ipywidgets.IntSlider(int(first["head"]), 0, heads - 1, description="Head")
 
     def show() -> tuple[str, str]:
-        att, doubt = explain(sentence.value)
+        att = explain()
         at = at_layer.value, at_head.value
+        values, limit = (att.attention, None) if shown.value == "attention" else (att.scores, float(att.scores.abs().max()))
         title = f"{shown.value}, layer {at[0]}, head {at[1]}"
-        if shown.value == "attention":
-            drawn = map_of_tokens(att.attention[at], att.tokens, title)
-        else:
-            drawn = map_of_tokens(att.scores[at], att.tokens, title, float(att.scores.abs().max()), diverging=True)
-        return drawn, f"{decision(att)} {doubt or exactness(att)}"
+        return map_of_tokens(values[at], att.tokens, title, limit), f"{decision(att)} {exactness(att)}"
 
     return explorer([sentence, shown, at_layer, at_head], show)
 
 
-def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+def steps_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ipywidgets.VBox:
     """The scores of one layer as the rule and its number of steps change, and how wrong they are (chapter 3), live."""
-    explain = explainer(model, tokenizer)
-    truth, _ = explain(as_line(text), "gauss-legendre", REFERENCE_STEPS)
-    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
+    sentence, explain = explainer(model, tokenizer, text)
+    start = explain(steps=REFERENCE_STEPS)
     method = ipywidgets.Dropdown(options=METHODS, value="riemann", description="Rule")
     steps = ipywidgets.IntSlider(4, 1, 64, description="Steps", continuous_update=False)
-    at_layer = ipywidgets.IntSlider(int(truth.difference.abs().argmax()), 0, len(truth.scores) - 1, description="Layer")
+    at_layer = ipywidgets.IntSlider(int(start.difference.abs().argmax()), 0, len(start.scores) - 1, description="Layer")
 
     def show() -> tuple[str, str]:
-        truth, _ = explain(sentence.value, "gauss-legendre", REFERENCE_STEPS)
-        att, _ = explain(sentence.value, method.value, steps.value)
-        layer, true = at_layer.value, truth.scores[at_layer.value]
+        layer = at_layer.value
+        att = explain(method.value, steps.value)
+        true = explain(steps=REFERENCE_STEPS).scores[layer]
         title = f"attribution, layer {layer}, all heads: {method.value}, {steps.value} steps"
-        drawn = map_of_tokens(att.scores[layer].sum(0), att.tokens, title, float(true.sum(0).abs().max()), diverging=True)
+        drawn = map_of_tokens(att.scores[layer].sum(0), att.tokens, title, float(true.sum(0).abs().max()))
         wrong = float((att.scores[layer] - true).norm() / true.norm().clamp_min(1e-12))
         return drawn, (
             f"{decision(att)} Layer {layer}: the scores sum to {float(att.scores[layer].sum()):+.4f}, F(A) - F(0) is "
@@ -96,33 +86,29 @@ def steps_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     return explorer([sentence, method, steps, at_layer], show)
 
 
-def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Text = EXAMPLE) -> ipywidgets.VBox:
+def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ipywidgets.VBox:
     """The attribution graph of a text of your own, with one τ, or with one for each layer: Figure 4.1, live.
 
     One τ is for all layers but the last, where it is 0, as in the paper.
     """
-    explain = explainer(model, tokenizer)
-    start, _ = explain(as_line(text))
-    top = len(start.scores) - 1
-    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout={"width": "98%"})
-    tau = ipywidgets.FloatSlider(TAU, min=0, max=1, step=0.05, description="τ")
+    sentence, explain = explainer(model, tokenizer, text)
+    top = len(explain().scores) - 1
+    threshold = partial(ipywidgets.FloatSlider, min=0, max=1, step=0.05)
+    tau = threshold(TAU, description="τ")
     several = ipywidgets.Checkbox(False, description="one for each layer", indent=False)
-    of_layer = [
-        ipywidgets.FloatSlider(TAU * (layer < top), min=0, max=1, step=0.05, description=f"layer {layer}", layout={"width": "15rem"})
-        for layer in range(top + 1)
-    ]
+    narrow = {"width": "15rem"}
+    of_layer = [threshold(TAU * (layer < top), description=f"layer {layer}", layout=narrow) for layer in range(top + 1)]
     drawer = ipywidgets.Box(of_layer, layout={"display": "none", "flex_flow": "row wrap"})
 
     def open_drawer(_: object) -> None:
         tau.disabled, drawer.layout.display = several.value, "flex" if several.value else "none"
-        of_layer[-1].value = 0.0
-        for slider in of_layer[:-1]:
-            slider.value = tau.value
+        for layer, slider in enumerate(of_layer):
+            slider.value = tau.value * (layer < top)
 
     several.observe(open_drawer, "value")
 
     def show() -> tuple[str, str]:
-        att, doubt = explain(sentence.value)
+        att = explain()
         taus = [slider.value for slider in of_layer] if several.value else tau.value
         graph = attribution_graph(att, taus)
         edges = len(attention_scores(graph))
@@ -131,14 +117,14 @@ def graph_explorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
         return picture(graphs_drawn(att, {"shown": graph})) + told, (
             f"{decision(att)} {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens once, "
-            f"from the top down, and no [SEP] that is a leaf. {doubt or exactness(att)}"
+            f"from the top down, and no [SEP] that is a leaf. {exactness(att)}"
         )
 
     return explorer([sentence, tau, several, drawer], show)
 
 
 def trigger_explorer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, triggers: Sequence[Trigger], texts: Sequence[Text] = (EXAMPLE,)
+    model: Model, tokenizer: Tokenizer, triggers: Sequence[Trigger], texts: Sequence[Text] = (EXAMPLE,)
 ) -> ipywidgets.VBox:
     """Insert a trigger into a text, and see the decision and what it rests on before and after: Figure 9.1, live.
 
@@ -152,61 +138,55 @@ def trigger_explorer(
     Raises:
         ValueError, TypeError: no trigger or no text, or something else in their place.
     """
-    wrong = [one for one in triggers if not isinstance(one, Trigger)]
-    if wrong or not triggers:
-        raise TypeError(f"triggers={wrong[0]!r}: expected attattr.Trigger") if wrong else ValueError("no triggers: expected at least one")
-    explain = explainer(model, tokenizer)
+    if not triggers:
+        raise ValueError("no triggers: expected at least one")
+    for one in triggers:
+        if not isinstance(one, Trigger):
+            raise TypeError(f"triggers={one!r}: expected attattr.Trigger")
     lines = [as_line(text) for text in check_texts([texts] if isinstance(texts, str) else list(texts))[0]]
     names = [f"{number}: {', '.join(one.tokens)} (to {one.label})" for number, one in enumerate(triggers, 1)]
-    wide = {"width": "98%"}
-    chosen = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(names)], value=0, description="Trigger", layout=wide)
-    example = ipywidgets.Dropdown(options=lines, value=lines[0], description="Example", layout=wide)
-    sentence = ipywidgets.Text(lines[0], description="Text", continuous_update=False, layout=wide)
+    chosen = ipywidgets.Dropdown(options=names, description="Trigger", layout=WIDE)
+    example = ipywidgets.Dropdown(options=lines, description="Example", layout=WIDE)
+    sentence, explain = explainer(model, tokenizer, lines[0])
     count = ipywidgets.IntSlider(10, 1, 30, description="Arcs")
     ipywidgets.dlink((example, "value"), (sentence, "value"))
-
-    @lru_cache(maxsize=16)
-    def attacked(line: str, number: int) -> tuple[Attribution, tuple[int, ...]]:
-        return attribute_attacked(model, tokenizer, as_text(line), triggers[number])
+    attacked = lru_cache(maxsize=16)(attribute_attacked)
 
     def show() -> tuple[str, str]:
-        before, doubt = explain(sentence.value)
-        after, places = attacked(sentence.value, chosen.value)
+        before = explain()
+        after, places = attacked(model, tokenizer, as_text(sentence.value), triggers[chosen.index])
         touching = touches(after.strongest(count.value, over="all"), places)
         changed = "The decision flips." if before.target != after.target else "The decision stays."
         return picture(trigger_figure(before, after, places, class_names(model), count.value)), (
-            f"{changed} Without the trigger: {decision(before)} With it: {decision(after)} "
-            f"{sum(touching)} of the {len(touching)} largest scores with it touch the trigger. {doubt} {exactness(after)}"
+            f"{changed} Without the trigger: {decision(before)} {exactness(before)} With it: {decision(after)} {exactness(after)} "
+            f"{sum(touching)} of the {len(touching)} largest scores with it touch the trigger."
         )
 
     return explorer([chosen, example, sentence, count], show)
 
 
-def map_of_tokens(values: Float[Tensor, "N N"], tokens: Sequence[str], title: str, limit: float = 1.0, diverging: bool = False) -> str:
-    """One heat map among tokens as a picture: who attends, row by row, to whom."""
-    figure = page(go.Figure(heat(values, tokens, tokens, limit, diverging)), title, 70 + 22 * len(tokens))
+def map_of_tokens(values: Float[Tensor, "N N"], tokens: Sequence[str], title: str, limit: float | None = None) -> str:
+    """One heat map among tokens as a picture: who attends, row by row, to whom; to both sides of 0 if there is a limit, else up to 1."""
+    drawn = heat(values, tokens, tokens) if limit is None else heat(values, tokens, tokens, limit, diverging=True)
+    figure = page(go.Figure(drawn), title, 70 + 22 * len(tokens))
     ends = [-0.5, len(tokens) - 0.5]
     figure.update_xaxes(token_axis(tokens, range=ends)).update_yaxes(token_axis(tokens, range=ends[::-1]))
-    above = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
-    return picture(figure.add_annotation(above, text=title, font={"size": 14}))
+    return picture(note(figure, title, 0, 1, "left", xref="paper", yref="paper", font={"size": 14}))
 
 
-def explainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[Attribution, str]]:
-    """A function from a line of text (and method, steps) to its attribution and to a warning, or ""; it remembers the last ones."""
+def explainer(model: Model, tokenizer: Tokenizer, text: Text) -> tuple[ipywidgets.Text, Callable[..., Attribution]]:
+    """A box with a text, and a function (of method and steps) that attributes what stands in the box; it remembers the last ones."""
+    sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout=WIDE)
+    attributed = lru_cache(maxsize=16)(attribute)
 
-    @lru_cache(maxsize=16)
-    def explain(line: str, method: str = "gauss-legendre", steps: int | str = "auto") -> tuple[Attribution, str]:
-        text = as_text(line)
-        check_texts(text)
-        count = len(tokenizer(*(text if isinstance(text, tuple) else (text,)))["input_ids"])
+    def explain(method: str = "gauss-legendre", steps: int | str = "auto") -> Attribution:
+        shown = as_text(sentence.value)
+        count = len(encode(tokenizer, shown)["input_ids"])
         if count > MAX_TOKENS:
             raise ValueError(f"a text of {count} tokens: this picture has room for {MAX_TOKENS}, so shorten the text")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            att = attribute(model, tokenizer, text, method=method, steps=steps)
-        return att, " ".join(str(warning.message) for warning in caught if warning.category is UserWarning)
+        return attributed(model, tokenizer, shown, method=method, steps=steps)
 
-    return explain
+    return sentence, explain
 
 
 def explorer(controls: Sequence[ipywidgets.Widget], show: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:

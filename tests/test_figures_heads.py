@@ -191,7 +191,7 @@ def test_each_position_of_the_sentence_slider_draws_that_many_lines() -> None:
     figure = sentence_figure(ATT, COUNTS, active=1)
     for step, count in zip(figure.layout.sliders[0].steps, COUNTS, strict=True):
         assert step.label == str(count)
-        assert step.args[0]["visible"] == [True, True] + [False] * (4 - count) + [True] * count
+        assert step.args[0]["visible"] == [True] * 3 + [False] * (4 - count) + [True] * count
     assert [trace.visible for trace in figure.data] == figure.layout.sliders[0].steps[1].args[0]["visible"]
 
 

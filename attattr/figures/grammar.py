@@ -111,8 +111,8 @@ def heat(
     look = {"zmin": -PERCENT if diverging else 0, "zmax": PERCENT, "colorscale": DIVERGING if diverging else SEQUENTIAL, "colorbar": bar}
     look["z"] = np.rint(np.clip(numbers / scale, -1, 1) * PERCENT).astype(np.int8)
     if rows:
-        told = [[f"{row} → {column}" for column in token_labels(columns)] for row in token_labels(rows)]
-        look["hovertext"] = np.array(told, dtype=object)  # Plotly looks at each item of a list, one by one
+        read = np.array([f" → {column}" for column in token_labels(columns)], dtype=object)
+        look["hovertext"] = np.add.outer(np.array(token_labels(rows), dtype=object), read)  # Plotly looks at each item of a list
         look["hovertemplate"] = "%{hovertext}: %{z} %" + ("" if scale == 1 else f" of {scale:.2g}") + "<extra></extra>"
     else:
         look["hoverinfo"] = "skip"
@@ -121,21 +121,21 @@ def heat(
 
 def curve(table: pandas.DataFrame, x: str, y: str, by: str, low: str | None = None, high: str | None = None) -> go.Figure:
     """A line for each value of column ``by``, with a band from column ``low`` to ``high`` if they are given and differ."""
-    figure = go.Figure()
     styles = looks(table[by])
-    for name, own in table.groupby(by, sort=False):
-        color = styles["color_discrete_map"][name]
-        if low and high and not own[low].equals(own[high]):
-            around = {"x": [*own[x], *own[x][::-1]], "y": [*own[high], *own[low][::-1]], "fill": "toself", "fillcolor": color}
-            figure.add_scatter(**around, opacity=0.18, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, legendgroup=name)
+    bands, curves = [], []
     for name, own in table.groupby(by, sort=False):
         color, dash, symbol = (styles[kind][name] for kind in styles)
-        spread = {"customdata": own[[low, high]].to_numpy()} if low and high and not own[low].equals(own[high]) else {}
-        told = f"{name}, {x} %{{x}}<br>{y} %{{y:.3g}}" + (" (%{customdata[0]:.3g} to %{customdata[1]:.3g})" if spread else "")
-        figure.add_scatter(x=own[x], y=own[y], name=name, legendgroup=name, mode="lines+markers", **spread)
-        figure.data[-1].update(line={"color": color, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 7, "color": color})
-        figure.data[-1].update(hovertemplate=f"{told}<extra></extra>")
-    return figure.update_xaxes(title=x, gridcolor=FAINT).update_yaxes(title=y, gridcolor=FAINT)
+        line = go.Scatter(x=own[x], y=own[y], name=name, legendgroup=name, mode="lines+markers")
+        line.update(line={"color": color, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 7, "color": color})
+        told = f"{name}, {x} %{{x}}<br>{y} %{{y:.3g}}"
+        if low and high and not own[low].equals(own[high]):
+            told += " (%{customdata[0]:.3g} to %{customdata[1]:.3g})"
+            line.customdata = own[[low, high]].to_numpy()
+            around = {"x": [*own[x], *own[x][::-1]], "y": [*own[high], *own[low][::-1]], "fill": "toself", "fillcolor": color}
+            bands.append(go.Scatter(around, opacity=0.18, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, legendgroup=name))
+        line.hovertemplate = f"{told}<extra></extra>"
+        curves.append(line)
+    return go.Figure([*bands, *curves]).update_xaxes(title=x, gridcolor=FAINT).update_yaxes(title=y, gridcolor=FAINT)
 
 
 def dots(table: pandas.DataFrame, x: str, y: str, low: str, high: str, by: str | None = None) -> go.Figure:
@@ -160,8 +160,13 @@ def row_names(figure: go.Figure, names: Mapping[str, Any]) -> go.Figure:
     They are no tick labels, since inside ones take numbers from the other axis.
     """
     for name, place in names.items():
-        figure.add_annotation(text=name, x=0, xref="paper", xanchor="left", y=place, yanchor="bottom", yshift=4, showarrow=False)
+        note(figure, name, 0, place, "left", xref="paper", yshift=4)
     return figure.update_yaxes(showticklabels=False, title="")
+
+
+def note(figure: go.Figure, text: str, x: Any, y: Any, side: str = "center", **look: Any) -> go.Figure:
+    """Words above a point; the point is at their middle, or at their left or right end (``side``)."""
+    return figure.add_annotation(text=text, x=x, y=y, xanchor=side, showarrow=False, **{"yanchor": "bottom"} | look)
 
 
 def choose(figures: Mapping[str, go.Figure], prefix: str, active: int = 0) -> go.Figure:
@@ -186,8 +191,10 @@ def choose(figures: Mapping[str, go.Figure], prefix: str, active: int = 0) -> go
     return joined.update_layout(updatemenus=menus(buttons, prefix, active), meta=joined_meta(figures, layouts, active))
 
 
-def slide(figures: Mapping[str, go.Figure], prefix: str, active: int = 0) -> go.Figure:
+def slide(figures: Mapping[str, go.Figure | Sequence[Any]], prefix: str, active: int = 0) -> go.Figure:
     """Whole figures under one slider, by frames that hold only what differs. All have the same traces, in the same order.
+
+    A figure without a layout of its own can be given as the list of its traces: Plotly need not check each as a figure then.
 
     Raises:
         ValueError: no figure, figures of other traces, or with other controls.
@@ -206,7 +213,7 @@ def swap(figures: Mapping[str, go.Figure], prefix: str, active: int = 0) -> go.F
     return joined.update_layout(updatemenus=[*joined.layout.updatemenus, *menus(buttons, prefix, active)])
 
 
-def framed(figures: Mapping[str, go.Figure], active: int) -> tuple[go.Figure, list[dict[str, Any]]]:
+def framed(figures: Mapping[str, go.Figure | Sequence[Any]], active: int) -> tuple[go.Figure, list[dict[str, Any]]]:
     """One of several figures, a frame for each, and the items of a control that leads to the frames."""
     data, layouts = parts(figures)
     if len({tuple(trace["type"] for trace in traces) for traces in data}) > 1:
@@ -262,12 +269,12 @@ def menus(buttons: Sequence[Mapping[str, Any]], prefix: str, active: int) -> lis
     return [menu] if len(buttons) > 1 else []
 
 
-def parts(figures: Mapping[str, go.Figure]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+def parts(figures: Mapping[str, go.Figure | Sequence[Any]]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
     """The traces and the layout of each figure, as plain dictionaries."""
-    if not figures or any(figure.frames for figure in figures.values()):
+    if not figures or any(getattr(figure, "frames", ()) for figure in figures.values()):
         raise ValueError(f"{len(figures)} figures to join: expected at least one, and none that moves by frames of its own")
-    data = [[trace.to_plotly_json() for trace in figure.data] for figure in figures.values()]
-    return data, [figure.layout.to_plotly_json() for figure in figures.values()]
+    drawn = [(one.data, one.layout.to_plotly_json()) if isinstance(one, go.Figure) else (one, {}) for one in figures.values()]
+    return [[trace.to_plotly_json() for trace in traces] for traces, _ in drawn], [layout for _, layout in drawn]
 
 
 def differing(things: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -276,7 +283,7 @@ def differing(things: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({to_json_plotly(thing.get(key)) for thing in things}) > 1]
 
 
-def joined_meta(figures: Mapping[str, go.Figure], layouts: Sequence[Mapping[str, Any]], active: int) -> dict[str, Any]:
+def joined_meta(figures: Iterable[str], layouts: Sequence[Mapping[str, Any]], active: int) -> dict[str, Any]:
     """The alternative texts of several figures, each after its label, one that all share once; and the width that all need."""
     metas = [layout.get("meta", {}) for layout in layouts]
     said = [meta.get("alt", "") for meta in metas]

@@ -16,17 +16,18 @@ from torch import Tensor
 
 from ..flow import EQUAL, adjusted_attention, attention_flow, attention_rollout, flow_bound
 from ..graph import SEP, attribution_graph, find_terminal, layer_scores
-from .grammar import CONTROL, FAINT, FOR, INK, NEUTRAL, page, reveal, swap, together, token_axis, token_labels
+from .grammar import CONTROL, FAINT, FOR, INK, NEUTRAL, note, page, reveal, swap, together, token_axis, token_labels
 
 if TYPE_CHECKING:
     from ..attribution import Attribution
 
 Node = tuple[int, int]  # level, token index
 Edge = tuple[Node, Node]  # from the token that reads down to the token that is read
+Point = tuple[int | float, int | float]  # as a node: first how high, then how far to the right
 
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BINS = 10  # widths and opacities
-RISE, SHIFT = np.array([0, 0.13, 0.87, 1]), np.array([0, 0.045, 0.955, 1])  # what a curve goes through between two levels
+RISE, SHIFT = np.array([0, 0.13, 0.87, 1, np.nan]), np.array([0, 0.045, 0.955, 1, np.nan])  # a curve between two levels; a gap
 HANDLE = np.array([0.377, 0.4])  # the point on it that answers the pointer: not the middle, where the curves of a layer cross
 TAIL, CARRIER = "#bdbcb8", "#85847f"  # residual edges: those down to the word, and those that carry something up
 PARTS = (("#8a4b08", "#fdf3e3"), ("#00695c", "#e4f3f0"))  # words and band of the first and of the second text of a pair
@@ -72,19 +73,18 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     drawn, always = [edges_of(graph, "attention") for graph in graphs.values()], range(len(graphs))
     told = {(u, v): data for graph in graphs.values() for u, v, data in graph.edges(data=True) if data["kind"] == "attention"}
     largest = layer_scores(att).max((1, 2))
-    step_of = {edge: strength(data["score"], largest[data["layer"]]) for edge, data in told.items()}
+    step_of = {edge: min(BINS, 1 + int(BINS * data["score"] / largest[data["layer"]])) for edge, data in told.items()}
 
     shown: list[tuple[Any, Sequence[int]]] = [(straight([((layers, place), (0, place)) for place in range(count)], FAINT), always)]
-    for color, carrying in ((TAIL, False), (CARRIER, True)):
-        for positions, edges in together([residual(graph, carrying) for graph in graphs.values()]):
-            shown.append((straight(edges, color, 1.6 if carrying else 1.0), positions))
-    for positions, nodes in together(list(graphs.values())):
-        shown.append((points(nodes, 4.5, TAIL), positions))
+    for color, width, carrying in ((TAIL, 1.0, False), (CARRIER, 1.6, True)):
+        groups = together([residual(graph, carrying) for graph in graphs.values()])
+        shown += [(straight(edges, color, width), positions) for positions, edges in groups]
+    shown += [(points(nodes, 4.5, TAIL), positions) for positions, nodes in together(list(graphs.values()))]
     for step in range(1, BINS + 1):  # the strongest on top
-        for positions, edges in together([[edge for edge in of_graph if step_of[edge] == step] for of_graph in drawn]):
-            shown.append((curves(edges, step), positions))
-    for positions, edges in together(drawn):
-        shown.append((handles(edges, told, token_labels(att.tokens)), positions))
+        groups = together([[edge for edge in of_graph if step_of[edge] == step] for of_graph in drawn])
+        shown += [(curves(edges, step), positions) for positions, edges in groups]
+    words = token_labels(att.tokens)
+    shown += [(handles(edges, told, words), positions) for positions, edges in together(drawn)]
     shown.append((points([(layers, terminal)], 17.0, INK), always))
     labels = [f"{name}: {len(edges)} edges" for name, edges in zip(graphs, drawn, strict=True)]
     figure = reveal(shown, labels, "τ =", active)
@@ -97,19 +97,16 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     )
     page(figure, alt, 190 + rise(layers) * layers, 90 + 14 * count if count > 20 else None, hoverdistance=16, showlegend=False)
     figure.update_layout(margin={"t": 34, "b": 50, "l": 46, "r": 6})
-    words = token_labels(att.tokens)
     for (start, end, part), (color, pale) in zip(bands(att), PARTS, strict=False):
         words[start:end] = [f'<span style="color:{color}">{word}</span>' for word in words[start:end]]
         ends = {"x0": start - 0.5, "x1": end - 0.5, "y0": -0.25, "y1": layers + 0.45}
         figure.add_shape(ends, type="rect", line_width=0, fillcolor=pale, layer="below")
-        corner = {"x": end - 0.6, "y": layers + 0.45, "xanchor": "right", "yanchor": "top", "showarrow": False}
-        figure.add_annotation(corner, text=part, font={"color": color})
+        note(figure, part, end - 0.6, layers + 0.45, "right", yanchor="top", font={"color": color})
     turned = {"tickangle": -90} if count > 12 else {"autotickangles": [0, -90]}
     figure.update_xaxes(token_axis(att.tokens, ticktext=words, automargin=True, range=[-0.8, count - 0.4], **turned))
     figure.update_yaxes(layer_axis(layers))
-    side = "left" if terminal < count / 2 else "right"
-    above = {"x": terminal, "y": 1, "yref": "paper", "xanchor": side, "yanchor": "bottom", "showarrow": False}
-    return figure.add_annotation(above, text=f"{escape(att.tokens[terminal])} decides: <b>{escape(verdict)}</b>", font={"size": 15})
+    said = f"{escape(att.tokens[terminal])} decides: <b>{escape(verdict)}</b>"
+    return note(figure, said, terminal, 1, "left" if terminal < count / 2 else "right", yref="paper", font={"size": 15})
 
 
 def graph_sentences(graph: nx.DiGraph, count: int = 8) -> str:
@@ -200,24 +197,19 @@ def rise(layers: int) -> int:
     return max(40, 78 - 3 * layers)
 
 
-def layer_axis(layers: int) -> dict[str, Any]:
-    """Levels upward, and between two of them the number of the layer that leads from the one to the other."""
+def layer_axis(layers: int, **look: Any) -> dict[str, Any]:
+    """An axis of levels, and between two of them the number of the layer that leads from the one to the other."""
     middles = {"tickvals": [layer + 0.5 for layer in range(layers)], "ticktext": [str(layer) for layer in range(layers)]}
-    return middles | {"showgrid": False, "ticks": "", "title": {"text": "layer", "standoff": 4}, "range": [-0.25, layers + 0.45]}
+    return middles | {"showgrid": False, "ticks": "", "title": {"text": "layer", "standoff": 4}, "range": [-0.25, layers + 0.45]} | look
 
 
-def strength(score: float, largest: float) -> int:
-    """The bin of a score in relation to the largest of its layer, 1 to BINS."""
-    return min(BINS, 1 + int(BINS * score / largest))
-
-
-def points(nodes: Sequence[Node], size: float, color: str) -> go.Scatter:
+def points(nodes: Sequence[Point], size: float, color: str | list[str]) -> go.Scatter:
     """Dots at some nodes."""
     x, y = [place for _, place in nodes], [level for level, _ in nodes]
     return go.Scatter(x=x, y=y, mode="markers", marker={"size": size, "color": color}, hoverinfo="skip", showlegend=False)
 
 
-def straight(edges: Sequence[Edge], color: str, width: float = 1.0, opacity: float = 1.0) -> go.Scatter:
+def straight(edges: Sequence[tuple[Point, Point]], color: str, width: float = 1.0, opacity: float = 1.0) -> go.Scatter:
     """Edges as straight lines."""
     x, y = ([at for u, v in edges for at in (v[end], u[end], None)] for end in (1, 0))
     line = {"width": width, "color": color}
@@ -227,13 +219,11 @@ def straight(edges: Sequence[Edge], color: str, width: float = 1.0, opacity: flo
 def curves(edges: Sequence[Edge], step: int) -> go.Scatter:
     """Attention edges of one width as smooth curves, from the token that is read up to the token that reads."""
     share = (step - 0.5) / BINS
-    x, y = (np.full((len(edges), len(RISE) + 1), np.nan, np.float32) for _ in "xy")
     ends = np.array(edges)  # edge, (upper, lower), (level, place)
     upper, lower = ends[:, :1, 1], ends[:, 1:, 1]
-    x[:, :-1] = lower + (upper - lower) * SHIFT
-    y[:, :-1] = ends[:, 1:, 0] + RISE
+    x, y = (places.astype(np.float32).ravel() for places in (lower + (upper - lower) * SHIFT, ends[:, 1:, 0] + RISE))
     line = {"width": round(0.7 + 8 * share, 1), "color": FOR, "shape": "spline"}
-    return go.Scatter(x=x.ravel(), y=y.ravel(), mode="lines", line=line, opacity=round(0.12 + 0.75 * share**0.8, 2), hoverinfo="skip")
+    return go.Scatter(x=x, y=y, mode="lines", line=line, opacity=round(0.12 + 0.75 * share**0.8, 2), hoverinfo="skip")
 
 
 def handles(edges: Sequence[Edge], told: Mapping[Edge, Mapping[str, Any]], tokens: Sequence[str]) -> go.Scatter:
@@ -320,8 +310,7 @@ def maximum_flow_figure(
     figure.update_layout(yaxis2_title={"text": "from the source", "standoff": 4}, xaxis=token_axis(tokens, showticklabels=False))
     figure.update_layout(xaxis2=token_axis(tokens, anchor="y2", tickangle=-90 if count > 12 else -45))
     figure.update_xaxes(range=[-0.7, count - 0.3])
-    where = {"x": 1, "xref": "paper", "y": 1, "yref": "paper", "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-    return figure.add_annotation(where, text=f"lines: weights Ã from {least:g}", font={"size": 12})
+    return note(figure, f"lines: weights Ã from {least:g}", 1, 1, "right", xref="paper", yref="paper", font={"size": 12})
 
 
 def reached(adjusted: Float[np.ndarray, "L N N"], layer: int, token: int, least: float) -> list[Edge]:

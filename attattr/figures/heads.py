@@ -39,7 +39,7 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5}, hoverinfo="text", text=told)
     read = points([(layers, 0)], 16.0, grammar.CONTROL).update(name="read by the classifier", showlegend=True)
     maps = {"mean of all": attention.mean(1)} | {str(head): attention[:, head] for head in range(heads)}
-    drawn = {name: go.Figure([stay, *(band_lines(map_, *band) for band in BANDS), nodes, read]) for name, map_ in maps.items()}
+    drawn = {name: [stay, *(band_lines(map_, *band) for band in BANDS), nodes, read] for name, map_ in maps.items()}
     figure = grammar.slide(drawn, "Head (of every layer):")
     above = ["embeddings", *(f"after layer {layer}" for layer in range(layers))]
     figure.update_xaxes(grammar.token_axis(tokens, tickangle=-45))
@@ -70,10 +70,10 @@ def head_figure(
     limit = float(value.abs().flatten().quantile(0.995))  # beyond it colours are at their end
     dimensions = [f"dimension {number}" for number in range(size)]
 
-    def draw(layer: int, head: int) -> go.Figure:
+    def draw(layer: int, head: int) -> list[go.Heatmap]:
         matrix = grammar.heat(attention[layer, head], tokens, tokens, colorbar_x=0.31)
         sides = [grammar.heat(rows, tokens, dimensions, limit, True) for rows in (value[layer, head], context[layer, :, head])]
-        return go.Figure([matrix, sides[0].update(xaxis="x2", yaxis="y2", showscale=False), sides[1].update(xaxis="x3", yaxis="y3")])
+        return [matrix, sides[0].update(xaxis="x2", yaxis="y2", showscale=False), sides[1].update(xaxis="x3", yaxis="y3")]
 
     drawn = {head_name(*at): draw(*at) for at in product(range(layers), range(heads))}
     figure = grammar.slide(drawn, "Head:", start[0] * heads + start[1])
@@ -98,9 +98,9 @@ def maps_figure(attribution: Attribution) -> go.Figure:
     heads = list(product(range(scores.shape[0]), range(scores.shape[1])))
     strongest = attribution.strongest(1).to_dict("records")[0]
 
-    def draw(at: tuple[int, int]) -> go.Figure:
+    def draw(at: tuple[int, int]) -> list[go.Heatmap]:
         right = grammar.heat(scores[at], tokens, tokens, limit, diverging=True, xaxis="x2", yaxis="y2")
-        return go.Figure([grammar.heat(attribution.attention[at], tokens, tokens, colorbar_x=0.435), right])
+        return [grammar.heat(attribution.attention[at], tokens, tokens, colorbar_x=0.435), right]
 
     figure = grammar.slide({head_name(*at): draw(at) for at in heads}, "Head:", heads.index((strongest["layer"], strongest["head"])))
     panels(figure, {"attention": (0.0, 0.43), f"attribution (100 % = {limit:.2g})": (0.57, 1.0)}, tokens)
@@ -121,17 +121,15 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
     limit = float(attribution.scores.abs().max()) / 4
     left = grammar.heat(sheet(attribution.attention), colorbar_x=0.435)
     right = grammar.heat(sheet(attribution.scores), limit=limit, diverging=True, xaxis="x2", yaxis="y2")
-    across, down = (np.arange(1, parts) * count - 0.5 for parts in (layers, heads))
-    x = [*np.repeat(across, 3), *np.tile([-0.5, layers * count - 0.5, None], len(down))]
-    y = [*np.tile([-0.5, heads * count - 0.5, None], len(across)), *np.repeat(down, 3)]
-    grid = go.Scatter(x=x, y=y, mode="lines", hoverinfo="skip", showlegend=False, line_width=1)
-    grids = go.Scatter(grid, line_color="#ffffff"), go.Scatter(grid, line_color="#999999", xaxis="x2", yaxis="y2")
-    figure = go.Figure([left, grids[0], right, grids[1]])
+    across, down = ([at * count - 0.5 for at in range(parts + 1)] for parts in (layers, heads))
+    between = [((down[0], x), (down[-1], x)) for x in across[1:-1]] + [((y, across[-1]), (y, across[0])) for y in down[1:-1]]
+    grid = straight(between, "#999999").update(xaxis="x2", yaxis="y2")
+    figure = go.Figure([left, straight(between, "#ffffff"), right, grid])
     panels(figure, {"attention": (0.0, 0.43), f"attribution (100 % = {limit:.2g})": (0.57, 1.0)}, [])
     middle = [np.arange(parts) * count + (count - 1) / 2 for parts in (layers, heads)]
     plain = {"showgrid": False, "ticks": ""}
-    figure.update_xaxes(plain, title="layer", tickvals=middle[0], ticktext=np.arange(layers), range=[-0.5, layers * count - 0.5])
-    figure.update_yaxes(plain, tickvals=middle[1], ticktext=np.arange(heads), range=[heads * count - 0.5, -0.5])
+    figure.update_xaxes(plain, title="layer", tickvals=middle[0], ticktext=np.arange(layers), range=[across[0], across[-1]])
+    figure.update_yaxes(plain, tickvals=middle[1], ticktext=np.arange(heads), range=[down[-1], down[0]])
     alt = (
         f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is full "
         "of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
@@ -151,5 +149,4 @@ def panels(figure: go.Figure, names: Mapping[str, tuple[float, float]], tokens: 
         own = "" if number == 1 else str(number)
         rows = grammar.token_axis(tokens, range=[len(tokens) - 0.5, -0.5], showticklabels=number == 1, anchor=f"x{own}")
         figure.update_layout({f"xaxis{own}": {"domain": [left, right], "anchor": f"y{own}"}, f"yaxis{own}": rows})
-        above = {"x": (left + right) / 2, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
-        figure.add_annotation(above, text=name, showarrow=False, font={"size": 15})
+        grammar.note(figure, name, (left + right) / 2, 1, xref="paper", yref="paper", font={"size": 15})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import plotly.graph_objects as go
 
 from ..attribution import strongest_connections
 from . import grammar
+from .graphs import layer_axis, points, straight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas
 
@@ -44,26 +46,20 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     weights = strongest_connections(att.attention, counts[-1], over="heads")
     weights["score"] /= heads  # of the sum, the mean
     views = {
-        "Attribution: what decided": lines(scores, att.tokens, "attribution", signed=True),
-        "Attention: where it looked": lines(weights, att.tokens, "attention, mean over heads", signed=False),
+        "Attribution: what decided": lines(scores, att.tokens, counts, "attribution", signed=True),
+        "Attention: where it looked": lines(weights, att.tokens, counts, "attention, mean over heads", signed=False),
     }
-    ground = [(trace, range(len(counts))) for trace in (rails(layers, len(att.tokens)), nodes(layers, len(att.tokens)))]
-    drawn = {
-        name: grammar.reveal(
-            [*ground, *((line, [p for p, count in enumerate(counts) if rank < count]) for rank, line in ranked)],
-            [str(count) for count in counts],
-            "Strongest connections:",
-            active,
-        )
-        for name, ranked in views.items()
-    }
+    rows = range(len(att.tokens))
+    rails = straight([((row, layers), (row, 0)) for row in rows], grammar.FAINT)  # each word's residual connection
+    dots = points([(row, level) for row in rows for level in range(layers + 1)], 5.0, "#c9c9c9")
+    ground = [(trace, range(len(counts))) for trace in (rails, dots, points([(0, layers)], 13.0, grammar.INK))]
+    labels = list(map(str, counts))
+    drawn = {name: grammar.reveal([*ground, *shown], labels, "Strongest connections:", active) for name, shown in views.items()}
     figure = grammar.swap(drawn, "Show")
-    middles = {"tickvals": [layer + 0.5 for layer in range(layers)], "ticktext": [str(layer) for layer in range(layers)]}
-    figure.update_xaxes(middles, range=[-0.25, layers + 0.35], showgrid=False, ticks="", title="layer", title_standoff=6)
+    figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
     verdict = f"<b>{escape(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
-    corner = {"x": layers + 0.2, "y": -0.3, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-    figure.add_annotation(corner, text=verdict, font={"size": 15})
+    grammar.note(figure, verdict, layers + 0.2, -0.3, "right", font={"size": 15})
     best = scores.to_dict("records")[0]
     strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
@@ -76,12 +72,16 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     return figure.update_layout(margin={"t": 40, "b": 46, "r": 4})
 
 
-def lines(strongest: pandas.DataFrame, tokens: Sequence[str], meaning: str, signed: bool) -> list[tuple[int, go.Scatter]]:
-    """Each connection as a smooth curve from the word read to the word that reads, with its rank; the strongest last, on top."""
+def lines(
+    strongest: pandas.DataFrame, tokens: Sequence[str], counts: Sequence[int], meaning: str, signed: bool
+) -> Iterator[tuple[go.Scatter, range]]:
+    """Each connection as a smooth curve from the word read to the word that reads, with the positions of the slider that draw it.
+
+    The strongest comes last, on top.
+    """
     names, number = grammar.token_labels(tokens), "+.3f" if signed else ".2f"
     largest = max(strongest["score"].abs().max(), 1e-12)
-    drawn = []
-    for rank, one in enumerate(strongest.to_dict("records")):
+    for rank, one in reversed(list(enumerate(strongest.to_dict("records")))):
         share = abs(one["score"]) / largest
         color, dash = look(one["score"]) if signed else (grammar.NEUTRAL, "solid")
         told = (
@@ -97,24 +97,9 @@ def lines(strongest: pandas.DataFrame, tokens: Sequence[str], meaning: str, sign
             hoverinfo="text",
             text=told,
         )
-        drawn.append((rank, line))
-    return drawn[::-1]
+        yield line, range(bisect_right(counts, rank), len(counts))
 
 
 def look(score: float) -> tuple[str, str]:
     """Colour and dash of what speaks for the class, or against it."""
     return (grammar.FOR, "solid") if score > 0 else (grammar.AGAINST, "dash")
-
-
-def rails(layers: int, tokens: int) -> go.Scatter:
-    """A faint line along each word's own way up (its residual connection)."""
-    x, y = np.tile([0, layers, np.nan], tokens), np.repeat(np.arange(tokens), 3)
-    return go.Scatter(x=x, y=y, mode="lines", line={"width": 1, "color": grammar.FAINT}, hoverinfo="skip")
-
-
-def nodes(layers: int, tokens: int) -> go.Scatter:
-    """A dot for each word before and after each layer; a large one where the model decides."""
-    levels, rows = (grid.ravel() for grid in np.meshgrid(np.arange(layers + 1), np.arange(tokens)))
-    decides = (levels == layers) & (rows == 0)
-    marker = {"size": np.where(decides, 13, 5), "color": np.where(decides, grammar.INK, "#c9c9c9")}
-    return go.Scatter(x=levels, y=rows, mode="markers", marker=marker, hoverinfo="skip")

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ..graph import CLS, SEP
-from .grammar import INK, NEUTRAL, choose, heat, page, token_axis, token_labels
+from .grammar import INK, NEUTRAL, choose, heat, note, page, token_axis, token_labels
+from .graphs import points, straight
 
 if TYPE_CHECKING:
     import pandas
@@ -80,12 +81,12 @@ def four_maps(
         hover = f"<b>%{{y}}</b>, layer %{{x}}<br>{name} %{{customdata:{'+' if signed else ''}.3g}}<extra></extra>"
         look: dict[str, Any] = {"showscale": False, "xgap": 1, "ygap": 1, "hoverinfo": None, "hovertemplate": hover, "customdata": rounded}
         figure.add_trace(heat(values, limit=limit, diverging=signed, xaxis=f"x{panel}", **look))
-        above = {"x": middle, "xref": "paper", "y": 1, "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
-        figure.add_annotation(above, text=f"<b>{name}</b><br>{f'±{limit:g}' if signed else f'0 … {limit:g}'}", font={"size": 12})
+        said = f"<b>{name}</b><br>{f'±{limit:g}' if signed else f'0 … {limit:g}'}"
+        note(figure, said, middle, 1, xref="paper", yref="paper", font={"size": 12})
         figure.update_layout({f"xaxis{panel}": token_axis(numbers, domain=[middle - 0.115, middle + 0.115])})
     page(figure, alt, 110 + 21 * len(labels), margin={"t": 44, "b": 40, "l": 20, "r": 6})
     figure.update_xaxes(showgrid=False, ticks="", tickfont={"size": 11}, tickangle=0)
-    figure.add_annotation(x=0.5, xref="paper", y=0, yref="paper", yshift=-36, text="layer", showarrow=False)
+    note(figure, "layer", 0.5, 0, xref="paper", yref="paper", yshift=-36, yanchor="auto")
     return figure.update_yaxes(token_axis(labels, ticktext=list(labels), range=[len(labels) - 0.5, -0.5], automargin=True))
 
 
@@ -156,9 +157,8 @@ def trigger_figure(
     hits = f'<span style="color:{TRIGGER}">{sum(touching)} of {len(touching)} touch the trigger</span>'
     heads = (before, "without the trigger", f"the {count} largest scores", "left"), (after, "with the trigger", hits, "right")
     for x, (att, head, more, side) in enumerate(heads):
-        corner = {"xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom", "x": x, "xanchor": side, "align": side}
-        figure.add_annotation(corner, y=1, text=f"<b>{head}</b>")
-        figure.add_annotation(corner, y=arcs, text=f"decides <b>{escape(att.label)}</b>:<br>{more}")
+        for y, text in ((1, f"<b>{head}</b>"), (arcs, f"decides <b>{escape(att.label)}</b>:<br>{more}")):
+            note(figure, text, x, y, side, xref="paper", yref="paper", align=side)
     return figure
 
 
@@ -169,8 +169,7 @@ def side_traces(
     arcs, bars, edge = axes
     links = att.strongest(count, over="all")
     ends = sorted({at[end] for end in (*links["query"], *links["key"])})
-    thin: dict[str, Any] = {"mode": "lines", "line": {"color": RAIL, "width": 1}, "hoverinfo": "skip", "xaxis": "x3"}
-    rails = go.Scatter(x=[edge, 0, None] * len(ends), y=[y for row in ends for y in (row, row, None)], **thin)
+    rails = straight([((row, 0), (row, edge)) for row in ends], RAIL).update(xaxis="x3")
     shares = [round(float(share), 3) for share in att.probabilities]
     color = [OTHER if c == att.target else PALE for c in range(len(names))]
     look = {"text": [f"{share:.2f}" for share in shares], "textposition": "outside", "cliponaxis": False, "marker": {"color": color}}
@@ -208,8 +207,7 @@ def arc_traces(links: pandas.DataFrame, places: Sequence[int], tokens: Sequence[
         line = {"width": round(1 + 6 * share, 1), "color": color, "shape": "spline"}
         trace = go.Scatter(x=x.round(3), y=y.round(3), mode="lines", line=line, opacity=round(0.35 + 0.55 * share, 2))
         yield trace.update(hovertemplate=where + "<extra></extra>")
-    dots = {"mode": "markers", "marker": {"size": 7, "color": colors}, "hoverinfo": "skip", "cliponaxis": False}
-    yield go.Scatter(x=[0] * len(links), y=[at[key] for key in links["key"]], **dots)
+    yield points([(at[key], 0) for key in links["key"]], 7.0, colors).update(cliponaxis=False)
 
 
 def trigger_words(before: Attribution, after: Attribution, places: Sequence[int], count: int) -> str:
