@@ -35,7 +35,6 @@ from .triggers import Trigger, attribute_attacked
 EXAMPLE = "there is not a dull moment in this film ."
 MAX_TOKENS = 48  # more would make cells too small to point at
 REFERENCE_STEPS = 32  # of Gauss-Legendre: what `steps_explorer` takes as the truth
-WAIT = "computing ..."
 WIDE = {"width": "98%"}
 
 
@@ -194,7 +193,7 @@ def explorer(controls: Sequence[ipywidgets.Widget], show: Callable[[], tuple[str
     words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "98%"})
 
     def draw(_: object = None) -> None:
-        words.value = WAIT
+        words.value = "computing ..."
         try:
             canvas.value, said = show()
             words.value = escape(said)
