@@ -29,8 +29,8 @@ from tqdm.auto import tqdm
 
 from .batches import Batch, Model, Text, Tokenizer, batches, check_texts
 from .decision import check_target, class_names, decision_value, target_classes
-from .quadrature import AUTO_STEPS, Rule, rule
-from .tap import Branches, Recording, record, replay
+from .quadrature import Rule, rules_of
+from .tap import Recording, record, replay, widened
 
 if TYPE_CHECKING:
     import pandas
@@ -87,15 +87,15 @@ class Attribution:
 
         try:
             with safe_open(str(path), "pt") as file:
-                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                parts: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 parts |= {name: json.loads(part) for name, part in (file.metadata() or {}).items() if name != "format"}
         except (SafetensorError, json.JSONDecodeError) as error:
             raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
         missing = {field.name for field in fields(cls)} ^ set(parts)
         if missing:
             raise OSError(f"{path} is not a saved Attribution: fields {sorted(missing)} are missing or unknown")
-        text = parts["text"]
-        return cls(**parts | {"tokens": tuple(parts["tokens"]), "text": text if isinstance(text, str) else tuple(text)})
+        parts = {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()}  # JSON knows no tuples
+        return cls(**parts)
 
     def _repr_html_(self) -> str:
         from .display import attribution_html
@@ -182,25 +182,41 @@ def attribute(
     ('positive', ('warm', 'and', 'funny', 'film'), True)
     """
     texts, many = check_texts(text)
-    if steps == "auto" and method != "gauss-legendre":
-        raise ValueError(f"steps='auto' needs method='gauss-legendre', not {method!r}: pass a number of steps")
-    if isinstance(steps, str) and steps != "auto":
-        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1, or 'auto'")
+    rules = rules_of(method, steps)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
-    rules = [rule(method, count) for count in (AUTO_STEPS if isinstance(steps, str) else (steps,))]
     check_target(target, class_names(model))
+    given = batches(model, tokenizer, texts, TOKENS_PER_PASS // 16)
+    found = attribute_batches(model, given, texts, target, rules, tolerance, progress)
+    return found if many else found[0]
+
+
+def attribute_batches(
+    model: Model,
+    given: Sequence[Batch],
+    texts: Sequence[Text],
+    target: str | int,
+    rules: Sequence[Rule],
+    tolerance: float,
+    progress: bool = False,
+) -> list[Attribution]:
+    """The `Attribution` of every text of some batches, in the order of the texts; warns of those that the last rule does not certify."""
     results: dict[int, Attribution] = {}
-    with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar:
-        for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS // 16):
-            # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
-            with torch.inference_mode(False):
-                found = attribute_batch(model, batch, [texts[i] for i in batch.index], target, rules, tolerance)
+    # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
+    with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar, torch.inference_mode(False):
+        for batch in given:
+            found = attribute_batch(model, batch, [texts[i] for i in batch.index], target, rules, tolerance)
             results |= dict(zip(batch.index, found, strict=True))
             bar.update(len(batch.index))
-    if steps == "auto":
-        warn_if_uncertified(list(results.values()), tolerance)
-    return [results[i] for i in range(len(texts))] if many else results[0]
+    failed = [results[i] for i in range(len(texts)) if not results[i].certified]
+    if failed and len(rules) > 1:
+        worst = max(float(a.error.max()) for a in failed)
+        warnings.warn(
+            f"{len(failed)} of {len(texts)} attributions did not meet tolerance={tolerance}: the largest estimated relative error "
+            f"is {worst:.2g}, first for {str(failed[0].text)[:60]!r}; look at .error and .completeness, or pass a larger tolerance",
+            stacklevel=3,
+        )
+    return [results[i] for i in range(len(texts))]
 
 
 def attribute_batch(
@@ -212,20 +228,17 @@ def attribute_batch(
     outcome = integrate(model, recording, targets, rules, tolerance)
     found = []
     for b, length in enumerate(batch.lengths):
-        real = slice(0, length)  # padding is on the right, and its connections carry no attribution
+        real = (..., slice(length), slice(length))  # padding is on the right, and its connections carry no attribution
+        measured = {name: of_batch[b].cpu() for name, of_batch in vars(outcome).items()}
         found.append(
             Attribution(
-                scores=outcome.scores[b, :, :, real, real].cpu().clone(),
-                attention=torch.stack([a[b, :, real, real] for a in recording.attention]).float().cpu(),
+                **measured | {"scores": measured["scores"][real].clone()},
+                attention=torch.stack([a[b][real] for a in recording.attention]).float().cpu(),
                 tokens=batch.tokens[b],
                 text=texts[b],
                 target=int(targets[b]),
                 label=names[int(targets[b])],
                 probabilities=recording.logits[b].double().softmax(-1).float().cpu(),
-                difference=outcome.difference[b].cpu(),
-                completeness=(outcome.scores[b].sum((1, 2, 3)) - outcome.difference[b]).abs().cpu(),
-                error=outcome.error[b].cpu(),
-                evaluations=outcome.evaluations[b].cpu(),
                 method=rules[0].method,
                 tolerance=tolerance,
             )
@@ -239,6 +252,7 @@ class Outcome:
 
     scores: Float[Tensor, "B L H N N"]
     difference: Float[Tensor, "B L"]
+    completeness: Float[Tensor, "B L"]
     error: Float[Tensor, "B L"]
     evaluations: Int[Tensor, "B L"]
 
@@ -246,19 +260,17 @@ class Outcome:
 def integrate(model: Model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float = 0.0) -> Outcome:
     """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance."""
     examples, layers = len(targets), len(recording.context)
-    scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=precision(recording))
+    difference = zero_attention_difference(model, recording, targets)
+    scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=difference.dtype)
     error = torch.full((examples, layers), torch.inf, device=targets.device)
     evaluations = torch.zeros(examples, layers, dtype=torch.long, device=targets.device)
-    difference = zero_attention_difference(model, recording, targets)
     unsettled = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
     rounding = 8 * torch.finfo(recording.logits.dtype).eps  # no rule is more exact than the numbers it adds up
     for number, current in enumerate(rules):
-        example, layer = pairs_by_layer(unsettled)
-        if not len(example):
-            break
+        layer, example = unsettled.T.nonzero(as_tuple=True)
         mean_gradient = path_integrals(model, recording, targets, example, layer, current)
         for p, (b, k) in enumerate(zip(example.tolist(), layer.tolist(), strict=True)):
-            attention, value = recording.attention[k][b].to(scores.dtype), recording.value[k][b].to(scores.dtype)
+            attention, value = widened(recording.attention[k][b]), widened(recording.value[k][b])
             new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in mean_gradient[:, p])
             estimate = current.error([float((new - other).norm()) for other in weaker])
             if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
@@ -267,25 +279,26 @@ def integrate(model: Model, recording: Recording, targets: Int[Tensor, " B"], ru
             error[b, k] = estimate / max(float(new.norm()), TINY) + rounding
         completeness = (scores.sum((2, 3, 4)) - difference).abs()
         unsettled &= ~within(error, completeness, difference, tolerance)
-    return Outcome(scores, difference, error, evaluations)
+        if not unsettled.any():
+            break
+    return Outcome(scores, difference, completeness, error, evaluations)
 
 
 def path_integrals(
     model: Model, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule
 ) -> Float[Tensor, "W P N H d"]:
     """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
-    weights = current.weights.to(recording.context[0].device, precision(recording))
-    total = torch.zeros(len(weights), len(example), *recording.context[0].shape[1:], device=weights.device, dtype=weights.dtype)
+    weights = current.weights.to(widened(recording.logits))
+    total = weights.new_zeros(len(weights), len(example), *recording.context[0].shape[1:])
     steps = len(current.nodes)
     pair = torch.arange(len(example), device=weights.device).repeat_interleave(steps)
     node = torch.arange(steps, device=weights.device).repeat(len(example))
     rows = max(1, TOKENS_PER_PASS // recording.context[0].shape[1])
     for chunk in torch.arange(len(pair), device=weights.device).split(rows):
         p, k = pair[chunk], node[chunk]
-        branches = Branches(example[p], layer[p], current.nodes.to(weights)[k])
         with torch.enable_grad():
-            logits, leaves = replay(model, recording, branches)
-            decided = decision_value(logits, targets[branches.example])
+            logits, leaves = replay(model, recording, example[p], layer[p], current.nodes.to(weights)[k])
+            decided = decision_value(logits, targets[example[p]])
             gradients = torch.autograd.grad(decided.sum(), [leaf for leaf in leaves if len(leaf)])
         gradient = torch.cat([g.to(weights.dtype) for g in gradients])
         total.index_add_(1, p, weights[:, k, None, None, None] * gradient)
@@ -295,37 +308,14 @@ def path_integrals(
 def zero_attention_difference(model: Model, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
     """F(A) - F(0) for every example and layer: what the target's probability loses when a layer's contexts are zero."""
     examples, layers = len(targets), len(recording.context)
-    everything = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
-    example, layer = pairs_by_layer(everything)
+    example = torch.arange(examples, device=targets.device).repeat(layers)
+    layer = torch.arange(layers, device=targets.device).repeat_interleave(examples)
     with torch.no_grad():
-        logits, _ = replay(model, recording, Branches(example, layer, torch.zeros(len(layer), device=targets.device)))
+        logits, _ = replay(model, recording, example, layer, torch.zeros(len(layer), device=targets.device))
     without = decision_value(logits, targets[example]).reshape(layers, examples).T
-    return (decision_value(recording.logits, targets)[:, None] - without).to(precision(recording))
-
-
-def precision(recording: Recording) -> torch.dtype:
-    """What sums are kept in: float64 for a float64 model, otherwise float32, also for a model in half precision."""
-    return torch.float64 if recording.logits.dtype == torch.float64 else torch.float32
-
-
-def pairs_by_layer(wanted: Tensor) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
-    """Example and layer of each true entry of ``wanted`` ("B L"), the lowest layer first, as `replay` asks."""
-    layer, example = wanted.T.nonzero(as_tuple=True)
-    return example, layer
+    return (decision_value(recording.logits, targets)[:, None] - without).to(widened(recording.logits))
 
 
 def within(error: Tensor, completeness: Tensor, difference: Tensor, tolerance: float) -> Tensor:
     """Whether a layer is settled: both measures of its error are within the tolerance."""
     return (error <= tolerance) & (completeness <= tolerance * difference.abs().clamp_min(1e-2))
-
-
-def warn_if_uncertified(attributions: Sequence[Attribution], tolerance: float) -> None:
-    """One warning that names the texts whose tolerance could not be met."""
-    failed = [a for a in attributions if not a.certified]
-    if failed:
-        worst = max(float(a.error.max()) for a in failed)
-        warnings.warn(
-            f"{len(failed)} of {len(attributions)} attributions did not meet tolerance={tolerance}: the largest estimated relative error "
-            f"is {worst:.2g}, first for {str(failed[0].text)[:60]!r}; look at .error and .completeness, or pass a larger tolerance",
-            stacklevel=3,
-        )

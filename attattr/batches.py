@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .tap import check_heads, evaluating, finite, gated, masked
+from .tap import check_heads, gated, logits_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -133,20 +133,14 @@ def collate(model: Model, tokenizer: Tokenizer, index: Sequence[int], encoded: S
     )
 
 
-def predict(
-    model: Model,
-    tokenizer: Tokenizer,
-    texts: Sequence[Text],
-    keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"] | None = None,
-    connections: Bool[Tensor, "B L N N"] | None = None,
-) -> Float[Tensor, "B C"]:
+def predict(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], keep: Bool[Tensor, "*_"] | None = None) -> Float[Tensor, "B C"]:
     """The probability of every class for each text, in float64.
 
     Args:
         model, tokenizer: as for `attattr.attribute`.
         texts: strings, or pairs of strings.
-        keep: the heads that still say anything, one choice for all texts or one for each; None: all.
-        connections: for texts of one length, the only connections that bring anything, in every head, not renormalised.
+        keep: what is left of the model; None: all of it. L H or B L H: the heads that still say anything, one choice for all texts or
+            one for each. B L N N, for texts of one length: the connections that bring anything, in every head, not renormalised.
 
     Raises:
         TypeError: text that is not text, ``keep`` that is not boolean.
@@ -159,30 +153,19 @@ def predict(
     [1, 0]
     """
     given = batches(model, tokenizer, check_texts(list(texts))[0], TOKENS_PER_PASS)
-    return forward(model, given, keep, connections).double().softmax(-1)
+    return forward(model, given, keep).double().softmax(-1)
 
 
-def forward(
-    model: Model,
-    given: Sequence[Batch],
-    keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"] | None = None,
-    connections: Bool[Tensor, "B L N N"] | None = None,
-) -> Float[Tensor, "B C"]:
+def forward(model: Model, given: Sequence[Batch], keep: Bool[Tensor, "*_"] | None = None) -> Float[Tensor, "B C"]:
     """The logits of every text of some batches, in the order of the texts; arguments and errors as of `predict`."""
     order = torch.tensor([place for batch in given for place in batch.index])
-    for name, choice in (("heads", keep), ("connections", connections)):
-        if choice is not None and choice.ndim > 2 and len(choice) != len(order):
-            raise ValueError(f"{len(order)} texts and {len(choice)} choices of {name}: expected one for every text")
-    if keep is not None:
+    if keep is not None and getattr(keep, "ndim", 0) < 4:
         check_heads(model, keep)
+    if keep is not None and keep.ndim > 2 and len(keep) != len(order):
+        raise ValueError(f"{len(order)} texts and {len(keep)} choices of heads or connections: expected one for every text")
     logits = []
     for batch in given:
-        index = list(batch.index)
-        changed: Any = nullcontext()
-        if keep is not None:
-            changed = gated(model, (keep[index] if keep.ndim == 3 else keep).float().to(model.device))
-        elif connections is not None:
-            changed = masked(model, connections[index].to(model.device))
-        with evaluating(model), torch.no_grad(), changed:
-            logits.append(finite(model, model(**batch.inputs).logits).cpu())
+        mine = keep if keep is None or keep.ndim == 2 else keep[list(batch.index)]
+        with torch.no_grad(), nullcontext() if mine is None else gated(model, mine.to(model.device)):
+            logits.append(logits_of(model, batch.inputs).cpu())
     return torch.cat(logits)[order.argsort()]

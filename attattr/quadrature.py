@@ -48,7 +48,7 @@ class Rule:
         return gaps[0] * min(1.0, gaps[0] / gaps[1])
 
 
-def rule(method: str, steps: int) -> Rule:
+def rule(method: str, steps: int | str) -> Rule:
     """The rule called ``method`` with ``steps`` nodes, in float64.
 
     Args:
@@ -66,7 +66,7 @@ def rule(method: str, steps: int) -> Rule:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS))}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
+        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1, or 'auto' where a text is attributed")
     if method == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
         nodes = (nodes + 1) / 2
@@ -75,6 +75,13 @@ def rule(method: str, steps: int) -> Rule:
         nodes = (np.arange(steps) + (method == "riemann")) / steps
         rows = [np.full(steps, 1 / steps)] + ([trapezoids(nodes)] if steps > 1 else [])
     return Rule(method, torch.from_numpy(nodes), torch.from_numpy(np.stack(rows)))
+
+
+def rules_of(method: str, steps: int | str) -> list[Rule]:
+    """The rules to try one after the other: one for a number of steps, those of ``AUTO_STEPS`` for ``"auto"``; errors as of `rule`."""
+    if steps == "auto" and method != "gauss-legendre":
+        raise ValueError(f"steps='auto' needs method='gauss-legendre', not {method!r}: pass a number of steps")
+    return [rule(method, count) for count in (AUTO_STEPS if steps == "auto" else (steps,))]
 
 
 def thinned(nodes: np.ndarray, count: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from .decision import check_target, class_names, decision_value, target_classes
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
 from .quadrature import rule
-from .tap import GRADIENT_SCALE, evaluating, finite
+from .tap import GRADIENT_SCALE, evaluating, logits_of
 
 Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 
@@ -97,7 +97,7 @@ def read_words(model: Model, tokenizer: Tokenizer, text: Text, target: str | int
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
         (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
         inputs = dict(batch.inputs)
-        logits = finite(model, model(**inputs).logits)
+        logits = logits_of(model, inputs)
         embeddings = model.get_input_embeddings()(inputs.pop("input_ids")).detach()[0]
     return Words(embeddings, ordinary, inputs, int(target_classes(target, class_names(model), logits)[0]))
 
@@ -153,7 +153,7 @@ def decisions(
         for some in embeddings.split(max(1, TOKENS_PER_PASS // embeddings.shape[1])):
             leaf = some.clone().requires_grad_(gradient)
             inputs = {name: tensor.expand(len(some), -1) for name, tensor in words.inputs.items()} | {"inputs_embeds": leaf}
-            logits = finite(model, model(**inputs).logits)
+            logits = logits_of(model, inputs)
             value = decision_value(logits, torch.full((len(some),), words.target, device=logits.device))
             if gradient:
                 value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
@@ -220,7 +220,7 @@ def integrated_gradients(
     difference = decisions(model, words, torch.cat([empty, words.embeddings[None]])).diff()
     found = torch.full(words.ordinary.shape, torch.inf, dtype=torch.float64)
     for count in EMBEDDING_STEPS if steps == "auto" else (steps,):
-        current, before = rule("gauss-legendre", count), found  # type: ignore[arg-type] # which refuses what is no number
+        current, before = rule("gauss-legendre", count), found
         slopes = decisions(model, words, empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
         found, *weaker = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
         distance = min(current.error([float((found - other).norm()) for other in weaker]), float((found - before).norm()))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
@@ -44,19 +44,6 @@ class Recording:
     block_calls: tuple[int, ...]
     hidden: tuple[Tensor, ...]
     first_row_only: bool  # nothing but the first token's row of the last layer can reach the logits
-
-
-@dataclass(frozen=True)
-class Branches:
-    """R forward passes that leave the recorded one at a layer, with that layer's context scaled by a number.
-
-    Branch r continues example ``example[r]`` with α·c, α = ``scale[r]``, in layer ``layer[r]``; everything above it is
-    computed anew, everything below it is as recorded. Sorted by layer.
-    """
-
-    example: Int[Tensor, " R"]
-    layer: Int[Tensor, " R"]
-    scale: Float[Tensor, " R"]
 
 
 @contextmanager
@@ -106,14 +93,12 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
         )
     AttentionInterface.register(name, attention_function)
     AttentionMaskInterface.register(name, eager_mask)  # without a mask function of the same name, padding is silently ignored
-    hooks = model.register_forward_pre_hook(restart), model.register_forward_hook(count)
     try:
         for config in configs.values():
             config._attn_implementation_internal = name
-        yield
+        with model.register_forward_pre_hook(restart), model.register_forward_hook(count):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
         AttentionInterface._global_mapping.pop(name, None)
@@ -126,7 +111,7 @@ def family_attention(module: nn.Module) -> Callable:
         found = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
         if found is not None:
             return found
-    raise TypeError(f"no eager_attention_forward beside {type(module).__name__}: the tap cannot see the attention of this model")
+    raise untapped(module)
 
 
 def untapped(model: nn.Module) -> TypeError:
@@ -151,40 +136,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gated(model: nn.Module, gates: Float[Tensor, "L H"] | Float[Tensor, "B L H"]) -> Iterator[None]:
-    """While open, the context of head h in layer l is multiplied by ``gates[l, h]``, or by ``gates[b, l, h]`` for row b.
+def gated(model: nn.Module, gates: Shaped[Tensor, "L H"] | Shaped[Tensor, "B L H"] | Shaped[Tensor, "B L N N"]) -> Iterator[None]:
+    """While open, heads or connections are scaled, numbers of 0 or false remove them.
 
-    Gates of 0 and 1 remove and keep heads. Raises ``ValueError`` on a forward pass if the gates do not have the model's
-    number of layers and heads.
+    The context of head h in layer l is multiplied by ``gates[l, h]``, or by ``gates[b, l, h]`` for row b. With ``gates[b, l, i, j]``
+    what token i attends to token j is, in every head, c_h = (A_h ⊙ gates[b, l]) V_h; the rest is not renormalised.
+
+    Raises ``ValueError`` on a forward pass if the gates do not have the layers, heads, rows or tokens there.
     """
+    of_layers = gates.movedim(min(1, gates.ndim - 2), 0)
 
     def multiply(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        rows, heads = context.shape[0], context.shape[2]
-        if layer >= gates.shape[-2] or gates.shape[-1] != heads or (gates.ndim == 3 and gates.shape[0] != rows):
-            expected = f"(L, {heads}) or ({rows}, L, {heads}) with L greater than {layer}"
-            raise ValueError(f"gates of shape {tuple(gates.shape)} do not fit the model: expected {expected}")
-        gate = gates[..., layer, :].to(context)
-        return context * (gate[:, None, :, None] if gates.ndim == 3 else gate[:, None])
+        rows, heads, queries, keys = attention.shape
+        expected = {2: (heads,), 3: (rows, heads), 4: (rows, queries, keys)}[gates.ndim]
+        if layer >= len(of_layers) or of_layers.shape[1:] != expected:
+            given = f"gates of shape {tuple(gates.shape)} do not fit the model and its input"
+            raise ValueError(f"{given}: expected {expected} for each layer, of which there are more than {layer}")
+        gate = of_layers[layer].to(context)
+        if gates.ndim == 4:
+            return torch.einsum("bhnk,bhkd->bnhd", attention * gate[:, None], value)
+        return context * gate[..., None, :, None]
 
-    with tapped(model, multiply, gates.shape[-2]):
-        yield
-
-
-@contextmanager
-def masked(model: nn.Module, keep: Bool[Tensor, "B L N N"]) -> Iterator[None]:
-    """While open, only the connections in ``keep`` bring anything: c_h = (A_h ⊙ keep[b, l]) V_h in every head, not renormalised.
-
-    Raises ``ValueError`` on a forward pass of other rows or tokens, or of a model with other layers.
-    """
-
-    def sift(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        rows, _, queries, keys = attention.shape
-        if layer >= keep.shape[1] or (keep.shape[0], *keep.shape[2:]) != (rows, queries, keys):
-            expected = f"({rows}, L, {queries}, {keys}) with L greater than {layer}"
-            raise ValueError(f"connections of shape {tuple(keep.shape)} do not fit the model and its input: expected {expected}")
-        return torch.einsum("bhnk,bhkd->bnhd", attention * keep[:, layer, None].to(attention), value)
-
-    with tapped(model, sift, keep.shape[1]):
+    with tapped(model, multiply, len(of_layers)):
         yield
 
 
@@ -207,16 +180,22 @@ def context_gradients(
         probes.append(torch.zeros_like(context, requires_grad=True))
         return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
 
-    with evaluating(model), torch.enable_grad(), tapped(model, probe):
-        logits = finite(model, model(**inputs).logits)
-        total = objective(logits.float() if logits.dtype.itemsize < 4 else logits)
+    with torch.enable_grad(), tapped(model, probe):
+        logits = logits_of(model, inputs)
+        total = objective(widened(logits))
     gradients = torch.autograd.grad(total * GRADIENT_SCALE, probes)
-    wide = [(c.float(), g.float()) if c.dtype.itemsize < 4 else (c, g) for c, g in zip(contexts, gradients, strict=True)]
-    return [(context, gradient / GRADIENT_SCALE) for context, gradient in wide]
+    return [(widened(c), widened(g) / GRADIENT_SCALE) for c, g in zip(contexts, gradients, strict=True)]
 
 
-def finite(model: nn.Module, logits: Tensor) -> Tensor:
-    """The logits; a ``ValueError`` if they are not all finite."""
+def widened(tensor: Tensor) -> Tensor:
+    """What sums are kept in: float64 stays, anything else becomes float32, also of a model in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B C"]:
+    """The logits of a forward pass without dropout; a ``ValueError`` if they are not all finite."""
+    with evaluating(model):
+        logits = model(**inputs).logits
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
@@ -258,56 +237,43 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         TypeError: the model's attention does not go through transformers' attention interface.
         ValueError: the logits are not finite.
     """
-    seen: list[tuple[Tensor, Tensor, Tensor, Block | None]] = []
-    entered: list[Block] = []
-    inside: list[Block] = []
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    entered: list[tuple[nn.Module, Any]] = []  # every call of a block, and the hidden states it was given
+    inside: list[int] = []  # the calls that are going on
+    owner: list[int] = []  # the call that each layer was in
 
     def keep(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        seen.append((attention, value, context, inside[-1] if inside else None))
+        seen.append((attention, value, context))
+        owner.extend(inside[-1:])
         return context
 
     def enter(module: nn.Module, arguments: tuple, options: dict) -> None:
-        entered.append(Block(module, arguments[0] if arguments else options.get("hidden_states")))
-        inside.append(entered[-1])
+        inside.append(len(entered))
+        entered.append((module, arguments[0] if arguments else options.get("hidden_states")))
 
-    with evaluating(model), torch.no_grad(), ExitStack() as stack:
+    def leave(*_: Any) -> None:
+        inside.pop()
+
+    with torch.no_grad(), ExitStack() as stack:
         for module in {element for modules in model.modules() if isinstance(modules, nn.ModuleList) for element in modules}:
-            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(lambda *_: inside.pop() and None).remove)
+            stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+            stack.enter_context(module.register_forward_hook(leave))
         stack.enter_context(tapped(model, keep))
-        logits = model(**inputs).logits
-    if not seen:
-        raise untapped(model)
-    finite(model, logits)
-    attention, value, context, owner = zip(*seen, strict=True)
+        logits = logits_of(model, inputs)
+    attention, value, context = zip(*seen, strict=True)
     if len({layer.shape[1] for layer in attention}) > 1:
         raise ValueError(
             f"layers with {[layer.shape[1] for layer in attention]} heads: expected as many in each. Heads were cut out of this model; "
             "explain the whole one"
         )
-    blocks = blocks_of(model, owner, entered)
-    return Recording(attention, value, context, logits, dict(inputs), *blocks, reads_first_row_only(model, inputs, blocks[0], logits))
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One call of a module that is an element of a list of layers, and the hidden states it was given."""
-
-    module: nn.Module
-    hidden: Tensor | None
-
-
-def blocks_of(model: nn.Module, owner: Sequence[Block | None], entered: Sequence[Block]) -> tuple[tuple, tuple, tuple]:
-    """Which block call each attention call was in: the modules, the number of each call's block, and the blocks' inputs.
-
-    Empty where a layer is in no block, or where one stack feeds another (encoder-decoder): `replay` then runs all layers.
-    """
-    found = [block for block in owner if block is not None and isinstance(block.hidden, Tensor)]
-    if len(found) < len(owner) or getattr(model.config, "is_encoder_decoder", False):
-        return (), (), ()
-    modules = dict.fromkeys(block.module for block in found)
-    calls = [block for block in entered if block.module in modules]
-    return tuple(modules), tuple(calls.index(block) for block in found), tuple(block.hidden for block in calls)
+    modules = dict.fromkeys(entered[call][0] for call in owner)
+    calls = [call for call, (module, _) in enumerate(entered) if module in modules]
+    block_calls, hidden = tuple(map(calls.index, owner)), tuple(entered[call][1] for call in calls)
+    # Where one stack feeds another, or a layer is in no block, `replay` runs all layers.
+    if getattr(model.config, "is_encoder_decoder", False) or len(owner) < len(seen) or not all(isinstance(h, Tensor) for h in hidden):
+        modules, block_calls, hidden = {}, (), ()
+    one_row = reads_first_row_only(model, inputs, tuple(modules), logits)
+    return Recording(attention, value, context, logits, dict(inputs), tuple(modules), block_calls, hidden, one_row)
 
 
 def reads_first_row_only(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], logits: Tensor) -> bool:
@@ -318,58 +284,59 @@ def reads_first_row_only(model: nn.Module, inputs: Mapping[str, Tensor], blocks:
     if not blocks or len(set(blocks)) < 2 or not hasattr(getattr(blocks[-1], "attention", None), "output"):
         return False
 
-    def spoil(module: nn.Module, arguments: tuple, output: Any) -> Any:
+    def spoil(module: nn.Module, arguments: tuple, output: Any) -> None:
         rows = output if isinstance(output, Tensor) else output[0]
-        spoilt = torch.cat([rows[:, :1], torch.full_like(rows[:, 1:], torch.nan)], dim=1)
-        return spoilt if isinstance(output, Tensor) else (spoilt, *output[1:])
+        rows[:, 1:] = torch.nan
 
-    with evaluating(model), torch.no_grad(), ExitStack() as stack:
-        stack.callback(blocks[-1].register_forward_hook(spoil).remove)
+    with evaluating(model), torch.no_grad(), blocks[-1].register_forward_hook(spoil):
         return torch.allclose(model(**inputs).logits, logits, atol=1e-4)
 
 
-def replay(model: nn.Module, recording: Recording, branches: Branches) -> tuple[Float[Tensor, "R C"], list[Tensor]]:
-    """Run the branches through the layers above their own, in one batch that grows from layer to layer.
+def replay(
+    model: nn.Module, recording: Recording, example: Int[Tensor, " R"], layer: Int[Tensor, " R"], scale: Float[Tensor, " R"]
+) -> tuple[Float[Tensor, "R C"], list[Tensor]]:
+    """R forward passes that leave the recorded one at a layer, where the context is scaled, in one batch that grows from layer to layer.
+
+    Branch r continues example ``example[r]`` with α·c, α = ``scale[r]``, in layer ``layer[r]``; everything above it is computed anew,
+    everything below it is as recorded. The branches come sorted by layer.
 
     Returns the logits of every branch, and for each layer the scaled contexts of its branches ("r N H d", in the order
     of the branches). Where gradients are enabled these are leaves, so that ``torch.autograd.grad`` of a function of the
     logits with respect to them is ∂F/∂c(αc).
     """
-    rows = len(branches.layer)
-    start = [int((branches.layer < layer).sum()) for layer in range(len(recording.context) + 1)]
+    rows, start = len(layer), torch.searchsorted(layer, torch.arange(len(recording.context) + 1).to(layer)).tolist()
     leaves: list[Tensor] = []
 
-    def take(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        here = slice(start[layer], start[layer + 1])
-        scale = branches.scale[here].to(context)[:, None, None, None]
-        leaf = (scale * recording.context[layer][branches.example[here]]).requires_grad_(torch.is_grad_enabled())
-        leaves.append(leaf)
-        return torch.cat([context[: start[layer]], leaf, context[start[layer + 1] :]])
+    def take(number: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
+        here = slice(start[number], start[number + 1])
+        scaled = scale[here].to(context)[:, None, None, None] * recording.context[number][example[here]]
+        leaves.append(scaled.requires_grad_(torch.is_grad_enabled()))
+        return torch.cat([context[: here.start], leaves[-1], context[here.stop :]])
 
     entered = [0]
 
     def enter(module: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
         block, entered[0] = entered[0], entered[0] + 1
-        layers = [layer for layer, call in enumerate(recording.block_calls) if call == block]
-        if not layers:
+        inside = [number for number, call in enumerate(recording.block_calls) if call == block]
+        if not inside:
             return arguments, options
-        first, active = start[layers[0]], start[layers[-1] + 1]
+        first, active = start[inside[0]], start[inside[-1] + 1]
         active = max(active, 1)  # some models cannot run on no rows at all: the first branch then comes along too early, in vain
-        joining = recording.hidden[block][branches.example[first:active]]
+        below = arguments[0] if arguments else options["hidden_states"]
+        states = torch.cat([below[:first], recording.hidden[block][example[first:active]]])
 
         def narrow(argument: Any) -> Any:  # masks, position embeddings: whatever carries one entry for each branch
             return argument[:active] if isinstance(argument, Tensor) and argument.ndim > 1 and argument.shape[0] == rows else argument
 
-        if arguments:
-            return (torch.cat([arguments[0][:first], joining]), *map(narrow, arguments[1:])), {k: narrow(v) for k, v in options.items()}
-        return (), {k: narrow(v) for k, v in options.items()} | {"hidden_states": torch.cat([options["hidden_states"][:first], joining])}
+        named = {name: narrow(option) for name, option in options.items()}
+        return ((states, *map(narrow, arguments[1:])), named) if arguments else ((), named | {"hidden_states": states})
 
     with evaluating(model), ExitStack() as stack:
         for block in recording.blocks:
-            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
         if recording.first_row_only:  # what follows the last attention is done for that row alone
             output = recording.blocks[-1].get_submodule("attention.output")
-            stack.callback(output.register_forward_pre_hook(lambda _, arguments: tuple(a[:, :1] for a in arguments)).remove)
+            stack.enter_context(output.register_forward_pre_hook(lambda _, arguments: tuple(a[:, :1] for a in arguments)))
         stack.enter_context(tapped(model, take))
-        logits = model(**{name: tensor[branches.example] for name, tensor in recording.inputs.items()}).logits
+        logits = model(**{name: tensor[example] for name, tensor in recording.inputs.items()}).logits
     return logits, leaves

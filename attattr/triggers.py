@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import Attribution, attribute, attribute_batch, strongest_connections, warn_if_uncertified
+from .attribution import Attribution, attribute, attribute_batches, strongest_connections
 from .batches import Batch, Dataset, Model, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
 from .data import one_of
 from .decision import check_target, class_names
-from .quadrature import AUTO_STEPS, rule
+from .quadrature import rules_of
 
 SCORES = ("maximum", "top-two")
 VALUES = ("attribution", "attention")
@@ -231,17 +231,8 @@ def segment_runs(segments: Sequence[int | None]) -> list[tuple[int | None, list[
     return [(segment, list(run)) for segment, run in groupby(range(len(segments)), key=lambda place: segments[place])]
 
 
-@dataclass(frozen=True)
-class Inserted:
-    """The tokens of a text with a trigger among them."""
-
-    columns: dict[str, list[int]]  # the model's inputs: ids, segments, mask
-    places: tuple[int, ...]  # where the trigger's tokens stand
-    shortened: bool  # the text lost tokens
-
-
-def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> Inserted:
-    """Put a trigger into a text, which may then have ``limit`` tokens.
+def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> tuple[dict[str, list[int]], tuple[int, ...], bool]:
+    """Put a trigger into a text, which may then have ``limit`` tokens: the model's inputs, the trigger's places, whether the text was cut.
 
     As in the authors' code, a token goes to place round(relative position · new length) of its segment, or to the next free one;
     positions are counted anew. A place that rounds to 0, in theirs outside the sentence, is the first here; and where they cut
@@ -272,7 +263,7 @@ def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> In
     columns = {name: [*values, *(values[place] for place in firsts)] for name, values in encoded.items()}
     columns["input_ids"] = [*encoded["input_ids"], *new_ids]
     moved = {name: [values[at] for at in order] for name, values in columns.items()}
-    return Inserted(moved, tuple(place for place, at in enumerate(order) if at >= length), surplus > 0)
+    return moved, tuple(place for place, at in enumerate(order) if at >= length), surplus > 0
 
 
 def merged(own: Sequence[int], new: Mapping[int, float]) -> list[int]:
@@ -297,7 +288,7 @@ def trigger_ids(tokenizer: Tokenizer, trigger: Trigger) -> list[int]:
 def attacked_batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[list[Batch], int]:
     """Texts with a trigger as batches, and how many had to be shortened."""
     found = [insert(tokenizer, text, trigger, length_limit(model, tokenizer)) for text in texts]
-    return grouped(model, tokenizer, [one.columns for one in found]), sum(one.shortened for one in found)
+    return grouped(model, tokenizer, [columns for columns, _, _ in found]), sum(shortened for _, _, shortened in found)
 
 
 def predict_attacked(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> Int[Tensor, " B"]:
@@ -362,14 +353,12 @@ def attribute_attacked(
     """
     check_target(target, class_names(model))
     (given,), _ = check_texts([text])
-    found = insert(tokenizer, given, trigger, length_limit(model, tokenizer))
-    (batch,) = grouped(model, tokenizer, [found.columns])
+    columns, places, _ = insert(tokenizer, given, trigger, length_limit(model, tokenizer))
     special = set(tokenizer.all_special_ids)
-    runs = groupby(found.columns["input_ids"], key=lambda token: token in special)
+    runs = groupby(columns["input_ids"], key=lambda token: token in special)
     written = tuple(tokenizer.decode(list(run)) for is_special, run in runs if not is_special)
     spelled: Text = written if isinstance(text, tuple) and len(written) == 2 else " ".join(written)
-    rules = [rule("gauss-legendre", count) for count in AUTO_STEPS]
-    with torch.inference_mode(False):
-        (att,) = attribute_batch(model, batch, [spelled], target, rules, tolerance)
-    warn_if_uncertified([att], tolerance)
-    return att, found.places
+    (att,) = attribute_batches(
+        model, grouped(model, tokenizer, [columns]), [spelled], target, rules_of("gauss-legendre", "auto"), tolerance
+    )
+    return att, places

@@ -53,7 +53,7 @@ def test_each_text_may_have_its_own_heads(loaded):
 
 
 def test_choices_of_heads_that_are_not_one_for_each_text_are_refused(loaded):
-    with pytest.raises(ValueError, match="4 texts and 2 choices of heads: expected one for every text"):
+    with pytest.raises(ValueError, match="4 texts and 2 choices of heads or connections: expected one for every text"):
         predict(*loaded, TEXTS, torch.ones(2, 6, 12, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"keep has shape \(5, 12\): expected \(6, 12\)"):
         predict(*loaded, TEXTS, torch.ones(5, 12, dtype=torch.bool))
@@ -95,7 +95,7 @@ def test_all_connections_are_the_model_itself_and_none_are_every_head_removed(lo
     layers, _, tokens, _ = att.scores.shape
     keep = torch.stack([torch.ones(layers, tokens, tokens), torch.zeros(layers, tokens, tokens), torch.ones(layers, tokens, tokens)]).bool()
     keep[2, 2] = False
-    full, none, without_one = predict(model, tokenizer, [TEXTS[0]] * 3, connections=keep)[:, att.target].tolist()
+    full, none, without_one = predict(model, tokenizer, [TEXTS[0]] * 3, keep)[:, att.target].tolist()
     assert full == pytest.approx(float(att.probabilities[att.target]), abs=1e-6)
     with torch.no_grad(), gated(model, torch.zeros(6, 12)):
         without = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits.softmax(-1)[0, att.target]
@@ -108,14 +108,14 @@ def test_many_choices_for_a_text_do_not_disturb_each_other(loaded):
     model, tokenizer = loaded
     tokens = len(tokenizer(TEXTS[2])["input_ids"])
     keep = torch.rand(90, 6, tokens, tokens, generator=torch.Generator().manual_seed(0)) > 0.3  # more than fit in one pass
-    together = predict(model, tokenizer, [TEXTS[2]] * 90, connections=keep)
-    alone = torch.cat([predict(model, tokenizer, [TEXTS[2]], connections=keep[[k]]) for k in (0, 44, 89)])
+    together = predict(model, tokenizer, [TEXTS[2]] * 90, keep)
+    alone = torch.cat([predict(model, tokenizer, [TEXTS[2]], keep[[k]]) for k in (0, 44, 89)])
     assert torch.allclose(together[[0, 44, 89]], alone, atol=1e-6)
     assert together[:, 1].std() > 1e-3
 
 
 def test_the_edges_of_another_text_are_refused(loaded):
-    with pytest.raises(ValueError, match="connections of shape"):
-        predict(*loaded, ["dull ."], connections=torch.ones(1, 6, 9, 9, dtype=torch.bool))
-    with pytest.raises(ValueError, match="1 texts and 2 choices of connections"):
-        predict(*loaded, ["dull ."], connections=torch.ones(2, 6, 4, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="gates of shape"):
+        predict(*loaded, ["dull ."], torch.ones(1, 6, 9, 9, dtype=torch.bool))
+    with pytest.raises(ValueError, match="1 texts and 2 choices of heads or connections"):
+        predict(*loaded, ["dull ."], torch.ones(2, 6, 4, 4, dtype=torch.bool))

@@ -169,7 +169,7 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
     points = edges.set_index(["left", "graph", "tau"]).sort_index()
     for left in ("only these", "all but these"):
         masks = [graph if left == "only these" else ~graph for graph in graphs]
-        found_now = [float(predict(model, tokenizer, [a.text], connections=m[None])[0, a.target]) for a, m in zip(atts, masks, strict=True)]
+        found_now = [float(predict(model, tokenizer, [a.text], m[None])[0, a.target]) for a, m in zip(atts, masks, strict=True)]
         assert points.probability[left, "attribution", 0.4] == pytest.approx(sum(found_now) / 3, abs=1e-4)
         for graph in ("attribution", "admitted", "attention", "random", "anywhere"):
             sizes = points.edges[left, graph][::-1]

@@ -59,7 +59,7 @@ def test_replay_equals_scaling_the_context_in_a_whole_forward_pass(name):
     layer = torch.tensor([0, 1, 1, 2, 2])
     scale = torch.tensor([0.3, 0.0, 1.0, 0.7, 0.5])
     with torch.no_grad():
-        logits, leaves = tap.replay(model, recording, tap.Branches(example, layer, scale))
+        logits, leaves = tap.replay(model, recording, example, layer, scale)
     assert [len(leaf) for leaf in leaves] == [1, 2, 2]
     for r in range(5):
 
@@ -75,9 +75,9 @@ def test_replay_equals_scaling_the_context_in_a_whole_forward_pass(name):
 def test_replay_of_one_layer_only(name):
     model = family(name)
     recording = tap.record(model, inputs([6, 4]))
-    whole = tap.Branches(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.ones(2))
+    whole = torch.tensor([0, 1]), torch.tensor([2, 2]), torch.ones(2)
     with torch.no_grad():
-        logits, _ = tap.replay(model, recording, whole)
+        logits, _ = tap.replay(model, recording, *whole)
     assert torch.allclose(logits, recording.logits, atol=1e-5)
 
 
@@ -87,9 +87,9 @@ def test_replay_runs_only_the_layers_above():
     rows = []
     for layer in model.bert.encoder.layer:
         layer.attention.self.query.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
-    branches = tap.Branches(torch.zeros(30, dtype=torch.long), torch.arange(30) // 10 + 1, torch.ones(30))
+    branches = torch.zeros(30, dtype=torch.long), torch.arange(30) // 10 + 1, torch.ones(30)
     with torch.no_grad():
-        tap.replay(model, recording, branches)
+        tap.replay(model, recording, *branches)
     assert rows == [1, 10, 20, 30]  # layer 0 carries one row in vain: some models cannot run on none
 
 
@@ -98,12 +98,12 @@ def test_rows_that_nobody_reads_are_detected_and_left_out():
     read = {name: tap.record(family(name), batch).first_row_only for name in FAMILIES}
     assert read == {"bert": True, "roberta": True, "distilbert": False, "albert": False, "gpt2": False, "llama": False}
     model = bert()
-    branches = tap.Branches(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.3, 0.6, 0.9]))
+    branches = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.3, 0.6, 0.9])
     widths = []
     model.bert.encoder.layer[-1].intermediate.register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[1]))
     recording = tap.record(model, batch)
-    short, _ = tap.replay(model, recording, branches)
-    full, _ = tap.replay(model, dataclasses.replace(recording, first_row_only=False), branches)
+    short, _ = tap.replay(model, recording, *branches)
+    full, _ = tap.replay(model, dataclasses.replace(recording, first_row_only=False), *branches)
     assert widths[-2:] == [1, 6]
     assert torch.allclose(short, full, atol=1e-6)
 
@@ -118,7 +118,7 @@ def test_a_model_that_reads_other_rows_is_replayed_in_full():
     recording = tap.record(model, inputs([6]))
     assert not recording.first_row_only
     with torch.no_grad():
-        logits, _ = tap.replay(model, recording, tap.Branches(torch.tensor([0]), torch.tensor([2]), torch.ones(1)))
+        logits, _ = tap.replay(model, recording, torch.tensor([0]), torch.tensor([2]), torch.ones(1))
     assert torch.allclose(logits, recording.logits, atol=1e-5)
 
 
@@ -161,11 +161,11 @@ def test_a_mask_takes_connections_away_in_every_head_of_its_layer_and_row():
     keep = torch.ones(2, 3, 5, 5, dtype=torch.bool)
     with torch.no_grad():
         clean = model(**batch).logits
-        with tap.masked(model, keep):
+        with tap.gated(model, keep):
             assert torch.allclose(model(**batch).logits, clean, atol=1e-6)
         keep[0, 1, :, 2] = False
         keep[1, 0, 3, :] = False
-        with tap.masked(model, keep):
+        with tap.gated(model, keep):
             masked = model(**batch).logits
 
         def zero_value(module, arguments, output):
@@ -194,7 +194,7 @@ def test_one_connection_taken_away_takes_its_weight_times_its_value_and_nothing_
     context = recording.context[2].clone()
     context[0, 0] -= recording.attention[2][0, :, 0, 4, None] * recording.value[2][0, :, 4]
     with torch.no_grad():
-        with tap.masked(model, keep):
+        with tap.gated(model, keep):
             masked = model(**batch).logits
         with tap.replaced(model, {2: context}):
             expected = model(**batch).logits
@@ -207,8 +207,8 @@ def test_a_mask_of_a_wrong_shape_is_refused_and_nothing_is_changed(shape):
     model = bert()
     before = state(model)
     with (
-        pytest.raises(ValueError, match=r"connections of shape|was given for 4 layers"),
-        tap.masked(model, torch.ones(shape, dtype=torch.bool)),
+        pytest.raises(ValueError, match=r"gates of shape|was given for 4 layers"),
+        tap.gated(model, torch.ones(shape, dtype=torch.bool)),
     ):
         model(**inputs([5]))
     assert same_state(before, state(model))
@@ -221,7 +221,7 @@ def test_the_model_is_left_as_found_also_after_an_exception_and_in_train_mode():
     model.classifier.weight.requires_grad_(False)
     before = state(model)
     recording = tap.record(model, inputs([5]))
-    tap.replay(model, recording, tap.Branches(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.5])))
+    tap.replay(model, recording, torch.tensor([0]), torch.tensor([1]), torch.tensor([0.5]))
     assert same_state(before, state(model))
 
     def fail(*_):

@@ -70,15 +70,14 @@ def test_tokens_go_where_the_released_code_puts_them(mnli, pieces):
     trigger = Trigger(tuple(words), tuple(p for p, _ in pieces), tuple(s for _, s in pieces), 1.0, "neutral")
     for text in PAIRS:
         lengths = [len(tokenizer.tokenize(part)) for part in text]
-        found = insert(tokenizer, text, trigger, 512)
-        columns = found.columns
+        columns, places, shortened = insert(tokenizer, text, trigger, 512)
         where = places_in_the_released_code(*lengths, pieces)
         shown = tokens_of(tokenizer, columns)
         for place, (relative, segment) in where.items():
             assert shown[place] == words[pieces.index((relative, segment))]
             assert columns["token_type_ids"][place] == segment
-        assert not found.shortened
-        assert set(found.places) == set(where)
+        assert not shortened
+        assert set(places) == set(where)
         left = [token for place, token in enumerate(shown) if place not in where]
         assert left == tokens_of(tokenizer, tokenizer(*text))  # nothing else is moved or lost
         assert columns["attention_mask"] == [1] * len(shown)
@@ -87,7 +86,7 @@ def test_tokens_go_where_the_released_code_puts_them(mnli, pieces):
 def test_ends_and_collisions_stay_inside_the_segment(mnli):
     _, tokenizer = mnli
     trigger = Trigger(("with", "math", "ice", "never"), (1.0, 1.0, 1.0, 0.0), (0, 0, 0, 0), 1.0, "neutral")
-    shown = tokens_of(tokenizer, insert(tokenizer, PAIRS[2], trigger, 512).columns)
+    shown = tokens_of(tokenizer, insert(tokenizer, PAIRS[2], trigger, 512)[0])
     assert shown[:9] == ["[CLS]", "never", "it", "rained", ".", "with", "math", "ice", "[SEP]"]
 
 
@@ -95,13 +94,13 @@ def test_a_long_text_loses_its_own_end_and_never_the_trigger(mnli):
     _, tokenizer = mnli
     trigger = Trigger(("with", "math"), (1.0, 1.0), (1, 1), 1.0, "neutral")
     text = ("rain " * 30, "sun " * 8)
-    found = insert(tokenizer, text, trigger, 20)
-    shown = tokens_of(tokenizer, found.columns)
-    assert found.shortened
+    columns, _, shortened = insert(tokenizer, text, trigger, 20)
+    shown = tokens_of(tokenizer, columns)
+    assert shortened
     assert len(shown) == 20
     assert shown[-3:] == ["with", "math", "[SEP]"]
     assert shown.count("rain") + shown.count("sun") == 15
-    assert not insert(tokenizer, text, trigger, 43).shortened
+    assert not insert(tokenizer, text, trigger, 43)[2]
 
 
 def test_a_trigger_of_whole_words_is_what_writing_them_would_be(sst2):
@@ -308,7 +307,7 @@ def test_attack_counts_what_the_model_says(sst2):
     hit = attattr.attack(model, tokenizer, sentences(texts, labels), trigger)
     right = []
     for text, label in zip(texts, labels, strict=True):
-        columns = insert(tokenizer, text, trigger, 512).columns
+        columns = insert(tokenizer, text, trigger, 512)[0]
         logits = model(**{name: torch.tensor([column]) for name, column in columns.items()}).logits
         right.append(int(logits.argmax()) == label)
     assert hit.after == {"negative": float(right[1]), "positive": (right[0] + right[2]) / 2}

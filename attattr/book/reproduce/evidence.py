@@ -154,7 +154,7 @@ def edges(run: Run) -> Measured:
         every = torch.stack([mask for masks in graphs.values() for mask in masks])
         nothing = torch.zeros_like(every[:1])
         parts = torch.cat([every, ~every, nothing, ~nothing])
-        found = predict(model, tokenizer, [item[1]] * len(parts), connections=parts)[:, att.target]
+        found = predict(model, tokenizer, [item[1]] * len(parts), parts)[:, att.target]
         lines: list[list[Any]] = [["none", None, None, None, float(found[-2])], ["all", None, None, None, float(found[-1])]]
         for left, values in zip(("only these", "all but these"), found[:-2].split(len(every)), strict=True):
             places = iter(values.tolist())
