@@ -2,24 +2,25 @@
 
 Sentences in ``data/examples/`` are written for this project. Real GLUE data is read from the hub (``source="glue"``) or from a
 folder that the reader has (``source=FOLDER``); nothing of it is kept here. The opinion lexicon of §5.3 is read likewise.
+
+Whatever is read is first a ``pandas.DataFrame`` whose index says where each row stands; `checked` makes our rows of it.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import pandas
     from datasets import Dataset
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One classification task: how it is called, which columns hold its text, and its classes in the model's order."""
 
     name: str  # also the hub's name for it
@@ -28,24 +29,22 @@ class Task:
     labels: tuple[str, ...]  # also the hub's order
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("mnli", "MNLI", ("sentence1", "sentence2"), ("entailment", "neutral", "contradiction")),
-        Task("rte", "RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
-        Task("sst2", "SST-2", ("sentence",), ("negative", "positive")),
-        Task("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
-    )
-}
+OF_GLUE = (
+    Task("mnli", "MNLI", ("sentence1", "sentence2"), ("entailment", "neutral", "contradiction")),
+    Task("rte", "RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
+    Task("sst2", "SST-2", ("sentence",), ("negative", "positive")),
+    Task("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+)
+TASKS = {task.name: task for task in OF_GLUE}
 AGREEMENT = Task("agreement", "agreement", ("sentence",), ("singular", "plural"))  # of the verb that comes next (chapter 10)
 ALL_TASKS = TASKS | {AGREEMENT.name: AGREEMENT}
 WIKI = {"train": "wiki_test.tsv", "validation": "wiki_dev.tsv"}  # Linzen et al. (TACL 2016); their own training file is far larger
-WIKI_COLUMNS, NUMBERS = ("sentence", "verb_idx", "verb_pos"), {"VBZ": "singular", "VBP": "plural"}
+LINZEN = Task("agreement", "agreement", ("sentence", "verb_idx"), ("VBZ", "VBP"))  # what is in them; labels in the order of ours
 SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 HUB = "hf://datasets/nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # a revision of 2024, so that rows stay what they were
-HUB_COLUMNS = {"premise": "sentence1", "hypothesis": "sentence2"}
 LEXICON = Task("lexicon", "lexicon", ("word",), ("positive", "negative"))  # read like a task: each word is a row
-LEXICON_COLUMNS = {"word": ("word", "text", "term", "token"), "label": ("label", "polarity", "sentiment")}
+OUR_NAMES = {"premise": "sentence1", "hypothesis": "sentence2", "verb_pos": "label", "polarity": "label", "sentiment": "label"}
+OUR_NAMES |= dict.fromkeys(("text", "term", "token"), "word")  # of columns that others call otherwise
 
 
 def data_folder() -> Path:
@@ -54,7 +53,7 @@ def data_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
 
 
-def one_of(kind: str, value: str, known: Collection[str]) -> None:
+def one_of(kind: str, value: object, known: Collection[str]) -> None:
     """Raise a ``ValueError`` that names what is known, unless ``value`` is among it."""
     if value not in known:
         raise ValueError(f"unknown {kind} {value!r}: expected one of {', '.join(map(repr, known))}")
@@ -95,111 +94,82 @@ def examples(task: str, source: str | Path = "own", split: str = "validation") -
 
 def read_split(task: Task, source: str | Path = "own", split: str = "validation") -> list[dict[str, str]]:
     """The rows of `examples` as dictionaries, each label by its name."""
-    one_of("split", split, SPLITS)
+    files = WIKI if task is AGREEMENT else SPLITS
+    one_of("split", split, files)
     if str(source) == "own":
-        if split != "validation":
-            raise ValueError(f"the own examples have one split, 'validation', not {split!r}; pass source=FOLDER for real data")
+        one_of("split of the own examples (pass source=FOLDER for real data):", split, ["validation"])
         return read_rows(data_folder() / "examples" / f"{task.name}.tsv", task)
-    if task is AGREEMENT:
-        if split not in WIKI or str(source) == "glue":
-            raise ValueError(
-                f"agreement has no {split!r} in {str(source)!r}: expected one of {list(WIKI)}, and a folder that holds agreement/"
-            )
-        return read_agreement(Path(source) / task.folder / WIKI[split])
-    table = Path(source) / task.folder / SPLITS[split]
     if str(source) == "glue":
+        one_of("task of GLUE", task.name, TASKS)
         return read_hub(HUB, task, split)
+    table = Path(source) / task.folder / files[split]
+    if task is AGREEMENT:
+        return read_agreement(table)
     if not table.is_file() and any((Path(source) / task.name).glob("*.parquet")):
         return read_hub(glob.escape(str(source)), task, split)
     return read_rows(table, task)
 
 
 def read_hub(root: str, task: Task, split: str) -> list[dict[str, str]]:
-    """Rows of GLUE as the hub keeps it, columns and label names brought to ours; ``root`` is the hub's address or a local copy."""
+    """Rows of GLUE as the hub keeps it; ``root`` is the hub's address or a local copy."""
     hub_split = f"{split}_matched" if task.name == "mnli" and split != "train" else split
     files = f"{root}/{task.name}/{hub_split}-*.parquet"
-    advice = "expected a copy of the hub's files; the hub itself needs a network; pass source=FOLDER for a local copy"
-    found = from_datasets(f"{files} for task {task.name!r}", advice, "parquet", data_files={hub_split: files}, split=hub_split)
-    found = found.rename_columns({old: new for old, new in HUB_COLUMNS.items() if old in found.column_names})
-    check_columns(files, found.column_names, (*task.columns, "label"), task)
-    return checked(dataset_rows(found, files, task.labels), task)  # files written without the hub's metadata hold plain numbers
+    table = load_table(f"{files} for task {task.name!r}", "parquet", data_files={hub_split: files})
+    names = dict(enumerate(task.labels)) | {-1: "-1, for GLUE does not publish it"}  # files without the hub's metadata hold numbers
+    return checked(table.replace({"label": names}), files, task)
 
 
-def from_datasets(wanted: str, advice: str, *arguments: str, **options: Any) -> Any:
-    """What ``datasets.load_dataset`` reads; an ``OSError`` with advice if it cannot."""
-    from datasets import load_dataset
+def load_table(place: str, *arguments: str, **options: Any) -> pandas.DataFrame:
+    """All rows that ``datasets.load_dataset`` finds, classes by their names; an ``OSError`` with advice if it cannot."""
+    from datasets import ClassLabel, load_dataset
 
     try:
-        return load_dataset(*arguments, **options)
+        found = load_dataset(*arguments, split="all", **options)
     except Exception as error:  # of httpx, of the hub's client, of arrow: many kinds, one meaning
-        raise OSError(f"cannot read {wanted}: {advice} ({type(error).__name__}: {error})") from error
-
-
-def dataset_rows(rows: Dataset, place: str, names: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a dataset with where it stands, its label by name: ``names`` are those of plain numbers."""
-    names = getattr(rows.features["label"], "names", names)
-    for number, row in enumerate(rows):
-        label = row["label"]
-        if isinstance(label, int) and 0 <= label < len(names):
-            label = names[label]
-        yield f"{place}, row {number}", row | {"label": label}
+        raise OSError(f"cannot read {place}: expected a network for the hub, or its files in source=FOLDER ({error!r})") from error
+    classes = {column: dict(enumerate(kind.names)) for column, kind in found.features.items() if isinstance(kind, ClassLabel)}
+    return found.to_pandas().replace(classes).rename_axis("row")
 
 
 def read_rows(path: Path, task: Task) -> list[dict[str, str]]:
     """The rows of one TSV file as dictionaries; quotes are ordinary characters, as in GLUE's own files."""
-    return checked(table_rows(path, (*task.columns, "label"), task), task)
+    import pandas
+
+    text = read_utf8(path, f"a table for task {task.name!r} with tabs between its columns (of GLUE also the hub's {task.name}/*.parquet)")
+    # Only "\n" ends a line: the csv module and splitlines() would also break rows at other characters that sentences contain.
+    header, *lines = [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]
+    if not lines:
+        raise ValueError(f"{path} holds no rows: expected a header with the columns {[*task.columns, 'label']}, and rows below it")
+    for number, cells in enumerate(lines, 2):
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(cells)} tab-separated columns, expected {len(header)}: {header}")
+    table = pandas.DataFrame(lines, columns=header, index=pandas.RangeIndex(2, len(lines) + 2, name="line"))
+    return checked(table, str(path), task)
 
 
 def read_agreement(path: Path) -> list[dict[str, str]]:
     """The words before the verb of each sentence, in the files of Linzen et al., and the number of the verb."""
-    rows = []
-    for where, row in table_rows(path, WIKI_COLUMNS, AGREEMENT):
-        words, place = row["sentence"].split(" "), row["verb_idx"]
-        if not (place.isdecimal() and 0 < int(place) < len(words)):
-            raise ValueError(f"{where}: verb_idx={place!r}, expected a number from 1 to {len(words) - 1}, counted from 0")
-        if row["verb_pos"] not in NUMBERS:
-            raise ValueError(f"{where}: unknown verb_pos {row['verb_pos']!r}, expected one of {list(NUMBERS)}")
-        rows.append((where, {"sentence": " ".join(words[: int(place)]), "label": NUMBERS[row["verb_pos"]]}))
-    return checked(rows, AGREEMENT)
-
-
-def table_rows(path: Path, wanted: Sequence[str], task: Task) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row of one TSV file with where it stands; the file has the wanted columns, each row as many cells as the header."""
-    if not path.is_file():
-        hint = "" if task is AGREEMENT else f", or, in a copy of the hub's repository, {task.name}/*.parquet"
-        raise FileNotFoundError(f"no file {path} for task {task.name!r}: expected tab-separated columns {wanted}{hint}")
-    # Only "\n" ends a line: the csv module and splitlines() would also break rows at other characters that sentences contain.
-    header, *lines = [line.removesuffix("\r").split("\t") for line in read_utf8(path).removesuffix("\n").split("\n")]
-    if not lines:
-        raise ValueError(f"{path} holds no rows: expected a header with the columns {list(wanted)}, and rows below it")
-    check_columns(str(path), header, wanted, task)
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path} has a column twice: {header}")
-    for number, cells in enumerate(lines, 2):
-        where = f"{path}, line {number}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} tab-separated columns, expected {len(header)}: {header}")
-        yield where, dict(zip(header, cells, strict=True))
-
-
-def check_columns(place: str, found: Sequence[str], wanted: Sequence[str], task: Task) -> None:
-    """Raise a ``ValueError`` that names the first of the wanted columns that is not there."""
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise ValueError(f"{place} lacks the column {missing[0]!r}: it has {found}, {task.name!r} needs {list(wanted)}")
-
-
-def checked(rows: Iterable[tuple[str, Mapping[str, Any]]], task: Task) -> list[dict[str, str]]:
-    """The task's columns of rows that come with where they stand: text in each, and one of the task's labels."""
     found = []
-    for where, row in rows:
-        if row["label"] not in task.labels:
-            hint = " (GLUE does not publish the labels of this split)" if row["label"] == -1 else ""
-            raise ValueError(f"{where}: unknown label {row['label']!r}{hint}, expected one of {task.labels}")
-        if not all(isinstance(row[name], str) and row[name].strip() for name in task.columns):
-            raise ValueError(f"{where}: a column without text, expected some in each of {list(task.columns)}")
-        found.append({name: row[name] for name in (*task.columns, "label")})
+    for line, row in enumerate(read_rows(path, LINZEN), 2):
+        words, verb = row["sentence"].split(" "), row["verb_idx"]
+        places = [str(place) for place in range(1, len(words)) if any(words[:place])]  # with something before them
+        one_of(f"verb_idx, counted from 0, in {path}, line {line}:", verb, places)
+        found.append({"sentence": " ".join(words[: int(verb)]), "label": AGREEMENT.labels[LINZEN.labels.index(row["label"])]})
     return found
+
+
+def checked(table: pandas.DataFrame, place: str, task: Task) -> list[dict[str, str]]:
+    """The task's columns, under our names, of each row of a table that was read at ``place``: text, and one of the task's labels."""
+    columns, ours = [*task.columns, "label"], table.rename(columns=OUR_NAMES)
+    if any(list(ours.columns).count(name) != 1 for name in columns):
+        raise ValueError(f"{place} has the columns {list(table.columns)}: expected each of {columns} once, or its name in {OUR_NAMES}")
+    rows = ours[columns].to_dict("records")
+    for number, row in zip(table.index, rows, strict=True):
+        where = f"{place}, {table.index.name} {number}"
+        one_of(f"label in {where}:", row["label"], task.labels)
+        if not all(isinstance(cell, str) and cell.strip() for cell in row.values()):
+            raise ValueError(f"{where}: a column without text, expected some in each of {list(task.columns)}")
+    return rows
 
 
 def digest(rows: list[dict[str, str]]) -> str:
@@ -207,14 +177,15 @@ def digest(rows: list[dict[str, str]]) -> str:
     return sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file; an error names the line that is not UTF-8."""
-    content = path.read_bytes()
+def read_utf8(path: Path, expected: str) -> str:
+    """The text of a file; an error says what was expected there, or names the line that is not UTF-8."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: expected {expected}")
     try:
-        return content.decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: byte {content[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: byte {error.object[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
 
 
 def lexicon(source: str | Path = "own") -> dict[str, frozenset[str]]:
@@ -235,29 +206,14 @@ def lexicon(source: str | Path = "own") -> dict[str, frozenset[str]]:
     """
     folder = data_folder() / "lexicon" if str(source) == "own" else Path(source)
     files = {polarity: folder / f"{polarity}-words.txt" for polarity in LEXICON.labels}
-    missing = [path for path in files.values() if not path.is_file()]
-    if len(missing) == len(files):
-        words = dataset_lexicon(str(source))
-    elif missing:
-        raise FileNotFoundError(f"no file {missing[0]}: a lexicon needs both polarities")
+    place = f"the lexicon {str(source)!r}"
+    if any(path.is_file() for path in files.values()):
+        lines = {polarity: read_utf8(path, f"{polarity} words, one a line").splitlines() for polarity, path in files.items()}
+        rows = [{"word": line.strip(), "label": polarity} for polarity, found in lines.items() for line in found if line[:1] != ";"]
     else:
-        lines = {polarity: read_utf8(path).lower().splitlines() for polarity, path in files.items()}
-        words = {polarity: {line.strip() for line in found if line.strip() and line[0] != ";"} for polarity, found in lines.items()}
-    empty = [polarity for polarity in LEXICON.labels if not words[polarity]]
-    if empty:
-        raise ValueError(f"the lexicon {str(source)!r} holds no {empty[0]} word")
+        table = load_table(f"{place} (nor are there files positive-words.txt and negative-words.txt)", str(source))
+        rows = checked(table.map(lambda cell: cell.lower() if isinstance(cell, str) else cell), place, LEXICON)
+    words = {polarity: {row["word"].lower() for row in rows if row["label"] == polarity} - {""} for polarity in LEXICON.labels}
+    if not all(words.values()):
+        raise ValueError(f"{place} holds {[f'{len(found)} {polarity}' for polarity, found in words.items()]} words: expected some of each")
     return {polarity: frozenset(found) for polarity, found in words.items()}
-
-
-def dataset_lexicon(name: str) -> dict[str, set[str]]:
-    """A lexicon through ``datasets``, by its name or folder: each row a word and its polarity, in whichever columns hold them."""
-    advice = "expected positive-words.txt and negative-words.txt in a folder, or a dataset, for which the hub needs a network"
-    words: dict[str, set[str]] = {polarity: set() for polarity in LEXICON.labels}
-    for split, rows in from_datasets(f"the lexicon {name!r}", advice, name).items():
-        ours = {old: new for new, known in LEXICON_COLUMNS.items() for old in rows.column_names if old in known}
-        if sorted(ours.values()) != ["label", "word"]:
-            raise ValueError(f"the lexicon {name!r} has columns {rows.column_names}, expected one of each of {LEXICON_COLUMNS}")
-        found = dataset_rows(rows.rename_columns(ours), f"the lexicon {name!r}, {split}")
-        for row in checked(((where, row | {"label": str(row["label"]).lower()}) for where, row in found), LEXICON):
-            words[row["label"]].add(row["word"].lower())
-    return words

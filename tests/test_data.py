@@ -145,8 +145,12 @@ def test_a_hub_copy_without_label_names_has_the_hubs_order(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"text": ["a"], "label": [0]}, ValueError, r"validation-\*\.parquet lacks the column 'sentence'"),
-        ({"sentence": ["a", "b"], "label": [0, -1]}, ValueError, r"row 1: unknown label -1 \(GLUE does not publish"),
+        (
+            {"text": ["a"], "label": [0]},
+            ValueError,
+            r"validation-\*\.parquet has the columns .*'text'.*expected each of \['sentence', 'label'\]",
+        ),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, ValueError, r"unknown label in .*, row 1: '-1, for GLUE does not publish it'"),
         ({"sentence": ["a", None], "label": [0, 1]}, ValueError, r"row 1: a column without text"),
         ({"sentence": ["a", " "], "label": [0, 1]}, ValueError, r"row 1: a column without text"),
         ({"sentence": [], "label": []}, OSError, r"validation-\*\.parquet for task 'sst2'.*no data"),
@@ -160,12 +164,12 @@ def test_a_broken_hub_copy_is_refused_with_file_and_row(tmp_path, columns, error
 def test_a_damaged_or_missing_hub_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2" / "validation-00000-of-00001.parquet").write_text("no parquet")
-    with pytest.raises(OSError, match=r"cannot read .*validation-\*\.parquet for task 'sst2': expected a copy of the hub's files"):
+    with pytest.raises(OSError, match=r"cannot read .*validation-\*\.parquet for task 'sst2': expected .* its files in source=FOLDER"):
         attattr.examples("sst2", source=tmp_path)
     with pytest.raises(OSError, match=r"cannot read .*sst2.train-\*\.parquet"):
         attattr.examples("sst2", source=tmp_path, split="train")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match="needs a network; pass source=FOLDER"):
+    with pytest.raises(OSError, match="expected a network for the hub, or its files in source=FOLDER"):
         attattr.examples("sst2", source="glue")
 
 
@@ -188,65 +192,71 @@ def test_the_real_lexicon_is_read_from_its_folder():
 @pytest.mark.parametrize("names", [True, False])
 def test_a_lexicon_is_read_by_name_through_datasets(tmp_path, monkeypatch, names):
     import datasets
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+    from datasets import ClassLabel, Dataset, Features, Value
 
     polarity = ClassLabel(names=["negative", "positive"]) if names else Value("string")
     features = Features({"word": Value("string"), "label": polarity})
     columns = {"word": ["Good", "bad"], "label": [1, 0] if names else ["positive", "negative"]}
     asked = []
 
-    def offline(name):
-        asked.append(name)
-        return DatasetDict(train=Dataset.from_dict(columns, features=features))
+    def offline(name, split):
+        asked.append((name, split))
+        return Dataset.from_dict(columns, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     assert lexicon("someone/opinion-lexicon") == {"positive": {"good"}, "negative": {"bad"}}
-    assert asked == ["someone/opinion-lexicon"]
+    assert asked == [("someone/opinion-lexicon", "all")]
 
 
 def test_a_local_dataset_serves_as_a_lexicon(tmp_path):
     (tmp_path / "words.csv").write_text("word,polarity\ngood,positive\nbad,negative\n")
     assert lexicon(tmp_path) == {"positive": {"good"}, "negative": {"bad"}}
     (tmp_path / "words.csv").write_text("word,polarity\ngood,positive\nbad,neither\n")
-    with pytest.raises(ValueError, match=r"row 1: unknown label 'neither', expected one of \('positive', 'negative'\)"):
+    with pytest.raises(ValueError, match=r"unknown label in .*, row 1: 'neither': expected one of 'positive', 'negative'"):
         lexicon(tmp_path)
     (tmp_path / "words.csv").write_text("word,token,polarity\ngood,good,positive\n")
-    with pytest.raises(ValueError, match="has columns"):
+    with pytest.raises(ValueError, match=r"has the columns \['word', 'token', 'polarity'\]: expected each of \['word', 'label'\] once"):
         lexicon(tmp_path)
     (tmp_path / "words.csv").write_text("entry,polarity\ngood,positive\n")
-    with pytest.raises(ValueError, match=r"has columns .*'entry'.*expected one of each"):
+    with pytest.raises(
+        ValueError, match=r"has the columns .*'entry'.*expected each of \['word', 'label'\] once, or its name in .*'term': 'word'"
+    ):
         lexicon(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [(("table", -1), "unknown label '-1', expected"), ((None, 0), "a column without text"), (("table", None), "unknown label 'none'")],
+    [
+        (("table", -1), "unknown label in .*, row 1: -1: expected"),
+        ((None, 0), "row 1: a column without text"),
+        (("table", None), "unknown label in .*, row 1: nan"),
+    ],
 )
 def test_a_lexicon_row_without_word_or_polarity_is_refused(monkeypatch, row, message):
     import datasets
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
     features = Features({"word": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
-    rows = DatasetDict(train=Dataset.from_dict({"word": ["good", row[0]], "label": [1, row[1]]}, features=features))
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: rows)
-    with pytest.raises(ValueError, match=f"train, row 1: {message}"):
+    rows = DatasetDict(all=Dataset.from_dict({"word": ["good", row[0]], "label": [1, row[1]]}, features=features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: rows[split])
+    with pytest.raises(ValueError, match=message):
         lexicon("someone/opinion-lexicon")
 
 
 def test_broken_lexicons_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match=r"cannot read the lexicon .*: expected positive-words\.txt and negative-words\.txt in a folder"):
+    with pytest.raises(OSError, match=r"cannot read the lexicon .* \(nor are there files positive-words\.txt and negative-words\.txt\)"):
         lexicon(tmp_path)
     (tmp_path / "positive-words.txt").write_text("; only a comment\ngood\n")
-    with pytest.raises(FileNotFoundError, match=r"no file .*negative-words\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*negative-words\.txt: expected negative words"):
         lexicon(tmp_path)
     (tmp_path / "negative-words.txt").write_text("; only a comment\n\n")
-    with pytest.raises(ValueError, match="holds no negative word"):
+    with pytest.raises(ValueError, match=r"holds \['1 positive', '0 negative'\] words"):
         lexicon(tmp_path)
     (tmp_path / "negative-words.txt").write_bytes(b"bad\nna\xefve\n")
     with pytest.raises(ValueError, match=r"negative-words\.txt, line 2: byte 0xef is not UTF-8"):
         lexicon(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=r"cannot read the lexicon 'nobody/nothing': .*the hub needs a network"):
+    with pytest.raises(OSError, match=r"cannot read the lexicon 'nobody/nothing' .*expected a network for the hub"):
         lexicon("nobody/nothing")
 
 
@@ -255,9 +265,12 @@ def test_broken_lexicons_are_refused(tmp_path, monkeypatch):
     [
         ("sentence\tlabel\n", "holds no rows"),
         ("", r"dev\.tsv holds no rows: expected a header"),
-        ("sentence\tsentence\tlabel\na\tb\tpositive\n", r"dev\.tsv has a column twice"),
-        ("text\tlabel\na\tpositive\n", r"dev\.tsv lacks the column 'sentence'"),
-        ("sentence\tlabel\na\tpositive\nb\tgood\n", r"dev\.tsv, line 3: unknown label 'good'.*'negative', 'positive'"),
+        (
+            "sentence\tsentence\tlabel\na\tb\tpositive\n",
+            r"dev\.tsv has the columns \['sentence', 'sentence', 'label'\]: expected each of \['sentence', 'label'\] once",
+        ),
+        ("text\tlabel\na\tpositive\n", r"dev\.tsv has the columns \['text', 'label'\]: expected each of \['sentence', 'label'\]"),
+        ("sentence\tlabel\na\tpositive\nb\tgood\n", r"unknown label in .*dev\.tsv, line 3: 'good': expected one of 'negative', 'positive'"),
         ("sentence\tlabel\n\tpositive\n", r"line 2: a column without text"),
         ("sentence\tlabel\na\tpositive\na\tb\tpositive\n", r"dev\.tsv, line 3: 3 tab-separated columns, expected 2"),
         ("sentence\tlabel\na\tpositive\n\nb\tpositive\n", r"dev\.tsv, line 3: 1 tab-separated columns, expected 2"),
@@ -277,7 +290,7 @@ def test_missing_tasks_splits_and_files_are_refused(tmp_path):
         attattr.examples("sst2", split="dev")
     with pytest.raises(ValueError, match="pass source=FOLDER"):
         attattr.examples("sst2", split="train")
-    with pytest.raises(FileNotFoundError, match=r"no file .*MNLI.dev\.tsv for task 'mnli'"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*MNLI.dev\.tsv: expected a table for task 'mnli'"):
         attattr.examples("mnli", source=tmp_path)
     (tmp_path / "x.tsv").write_bytes(b"sentence\tlabel\nna\xefve\tpositive\n")
     with pytest.raises(ValueError, match=r"x\.tsv, line 2: byte 0xef is not UTF-8"):
@@ -299,10 +312,11 @@ def test_agreement_is_the_words_before_the_verb(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("she mends it\t0\t0\tVBZ\tmends\tmend", "line 2: verb_idx='0', expected a number from 1 to 2"),
-        ("she mends it\t0\t3\tVBZ\tmends\tmend", "line 2: verb_idx='3', expected a number from 1 to 2"),
-        ("she mends it\t0\tx\tVBZ\tmends\tmend", "line 2: verb_idx='x'"),
-        ("she mended it\t0\t1\tVBD\tmended\tmend", r"unknown verb_pos 'VBD', expected one of \['VBZ', 'VBP'\]"),
+        (" mends it\t0\t1\tVBZ\tmends\tmend", "line 2: '1': expected one of '2'"),
+        ("she mends it\t0\t0\tVBZ\tmends\tmend", "unknown verb_idx, counted from 0, in .*, line 2: '0': expected one of '1', '2'"),
+        ("she mends it\t0\t3\tVBZ\tmends\tmend", "line 2: '3': expected one of '1', '2'"),
+        ("she mends it\t0\tx\tVBZ\tmends\tmend", "unknown verb_idx.*, line 2: 'x'"),
+        ("she mended it\t0\t1\tVBD\tmended\tmend", "unknown label in .*, line 2: 'VBD': expected one of 'VBZ', 'VBP'"),
         ("she mends it\t0\t1", "line 2: 3 tab-separated columns, expected 6"),
     ],
 )
@@ -314,8 +328,9 @@ def test_bad_rows_of_agreement_are_named(tmp_path, row, message):
 
 
 def test_agreement_is_not_of_glue(tmp_path):
-    for source, split in (("glue", "validation"), (tmp_path, "test")):
-        with pytest.raises(ValueError, match=f"agreement has no '{split}' in"):
-            attattr.examples("agreement", source=source, split=split)
-    with pytest.raises(FileNotFoundError, match=r"wiki_dev\.tsv for task 'agreement'"):
+    with pytest.raises(ValueError, match="unknown task of GLUE 'agreement': expected one of 'mnli'"):
+        attattr.examples("agreement", source="glue")
+    with pytest.raises(ValueError, match="unknown split 'test': expected one of 'train', 'validation'"):
+        attattr.examples("agreement", source=tmp_path, split="test")
+    with pytest.raises(FileNotFoundError, match=r"wiki_dev\.tsv: expected a table for task 'agreement'"):
         attattr.examples("agreement", source=tmp_path)
