@@ -30,27 +30,8 @@ from .removal import remove_heads
 from .triggers import Trigger, attack, mine_triggers
 
 __version__ = "0.1.0"
-__all__ = [
-    "Attribution",
-    "Trigger",
-    "attack",
-    "attention_flow",
-    "attention_rollout",
-    "attribute",
-    "attribution_graph",
-    "attribution_tree",
-    "examples",
-    "figures",
-    "head_importance",
-    "lexicon",
-    "load",
-    "mine_triggers",
-    "prune_heads",
-    "pruning_curve",
-    "receptive_field",
-    "remove_heads",
-    "result",
-    "scores_as_attention",
-    "texts_of",
-    "widgets",
-]
+__all__ = ["examples", "lexicon", "load", "result", "texts_of"]
+__all__ += ["Attribution", "attention_flow", "attention_rollout", "attribute", "scores_as_attention"]
+__all__ += ["attribution_graph", "attribution_tree", "figures", "receptive_field", "widgets"]
+__all__ += ["head_importance", "prune_heads", "pruning_curve", "remove_heads"]
+__all__ += ["Trigger", "attack", "mine_triggers"]
