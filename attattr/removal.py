@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .batches import Model
@@ -45,49 +45,36 @@ def remove_heads(model: Model, keep: Bool[Tensor, "L H"]) -> Model:
     if keep.ndim != 2:
         raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {layers_and_heads(model)}, one choice for all texts")
     smaller = copy.deepcopy(model)
-    cut(smaller, [of_layer.nonzero()[:, 0].tolist() for of_layer in keep])
+    for linears, staying in zip(projections(smaller, len(keep)), keep, strict=True):
+        rows = staying.repeat_interleave(linears[0].out_features // len(staying)).nonzero()[:, 0]
+        for linear, dimension in zip(linears, (0, 0, 0, 1), strict=True):  # of the output projection the columns, but its whole bias
+            for name, weight in list(linear.named_parameters()):
+                if weight.ndim > dimension:
+                    part = weight.detach().index_select(dimension, rows.to(weight.device))
+                    setattr(linear, name, nn.Parameter(part, requires_grad=weight.requires_grad))
+            linear.out_features, linear.in_features = linear.weight.shape
+    config = smaller.config
+    config.update({"kept_heads": [of_layer.nonzero()[:, 0].tolist() for of_layer in keep], "whole_model_type": config.model_type})
+    config.__class__ = type(f"{type(config).__name__}WithoutHeads", (type(config),), {"model_type": MODEL_TYPE})
     return smaller
 
 
-def cut(model: Model, kept: Sequence[Sequence[int]]) -> None:
-    """Keep only the named heads of every layer, in place, and say so in the configuration."""
-    heads = layers_and_heads(model)[1]
-    for (inputs, output), staying in zip(projections(model, len(kept)), kept, strict=True):
-        rows_of_heads = torch.arange(output.in_features, device=output.weight.device).reshape(heads, -1)
-        index = rows_of_heads[list(staying)].flatten()
-        for linear in inputs:
-            linear.weight, linear.out_features = part(linear.weight, index, 0), len(index)
-            if linear.bias is not None:
-                linear.bias = part(linear.bias, index, 0)
-        output.weight, output.in_features = part(output.weight, index, 1), len(index)
-    config: Any = model.config
-    config.kept_heads = [list(staying) for staying in kept]
-    config.whole_model_type = config.model_type
-    config.__class__ = type(f"{type(config).__name__}WithoutHeads", (type(config),), {"model_type": MODEL_TYPE})
-
-
-def part(weight: Tensor, index: Tensor, dimension: int) -> nn.Parameter:
-    """Some rows or columns of a parameter; frozen, if it was."""
-    return nn.Parameter(weight.detach().index_select(dimension, index), requires_grad=weight.requires_grad)
-
-
-def projections(model: Model, layers: int) -> list[tuple[list[nn.Linear], nn.Linear]]:
-    """The query, key and value projections of every layer, and its output projection."""
-    found = []
+def projections(model: Model, layers: int) -> list[list[nn.Linear]]:
+    """The query, key, value and output projection of every layer."""
+    found: list[list] = []
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        for *names, output in FAMILIES:
-            inputs = [getattr(module, each, None) for each in names]
-            after = modules.get(f"{name.rpartition('.')[0]}.{output}")
-            if all(isinstance(linear, nn.Linear) for linear in [*inputs, after]):
+        for *inputs, output in FAMILIES:
+            linears = [*(getattr(module, each, None) for each in inputs), modules.get(f"{name.rpartition('.')[0]}.{output}")]
+            if all(isinstance(linear, nn.Linear) for linear in linears):
                 family_attention(module)  # a TypeError for families that count on their number of heads
-                found.append((inputs, after))
+                found.append(linears)
     if len(found) != layers or getattr(model.config, "is_decoder", False):
+        advice = "BERT, RoBERTa, ELECTRA and DistilBERT have them; in others, and in decoders, prune with `attattr.prune_heads`"
         raise TypeError(
-            f"cannot cut heads out of {type(model).__name__}: found {len(found)} layers with linear projections of their own, "
-            f"expected {layers}. BERT, RoBERTa, ELECTRA and DistilBERT have them; in others prune with `attattr.prune_heads`"
+            f"cannot cut heads out of {type(model).__name__}: {len(found)} layers of linear projections, expected {layers}; {advice}"
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def is_cut(folder: str | Path) -> bool:
@@ -98,8 +85,6 @@ def is_cut(folder: str | Path) -> bool:
 
 def load_cut(folder: str | Path) -> Model:
     """The model in a folder that ``save_pretrained`` wrote after `remove_heads`; an ``OSError`` if it is not what its config says."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     try:
@@ -107,8 +92,9 @@ def load_cut(folder: str | Path) -> Model:
         kept = options.pop("kept_heads")
         options["model_type"] = options.pop("whole_model_type")
         with torch.random.fork_rng(devices=[]):  # the random weights that are made first are nobody's business
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**options))
-        cut(model, kept)
+            whole = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**options))
+        heads = range(whole.config.num_attention_heads)
+        model = remove_heads(whole, torch.tensor([[head in of_layer for head in heads] for of_layer in kept]))
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     except (SafetensorError, RuntimeError, FileNotFoundError, KeyError, IndexError, TypeError, ValueError) as error:
         raise OSError(f"the weights in {folder} are missing, damaged, or not of the heads that its config.json names: {error}") from error
