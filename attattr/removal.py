@@ -70,10 +70,8 @@ def projections(model: Model, layers: int) -> list[list[nn.Linear]]:
                 family_attention(module)  # a TypeError for families that count on their number of heads
                 found.append(linears)
     if len(found) != layers or getattr(model.config, "is_decoder", False):
-        advice = "BERT, RoBERTa, ELECTRA and DistilBERT have them; in others, and in decoders, prune with `attattr.prune_heads`"
-        raise TypeError(
-            f"cannot cut heads out of {type(model).__name__}: {len(found)} layers of linear projections, expected {layers}; {advice}"
-        )
+        wanted = f"expected {layers}, of an encoder (BERT, RoBERTa, ELECTRA, DistilBERT); in others prune with `attattr.prune_heads`"
+        raise TypeError(f"cannot cut heads out of {type(model).__name__}: {len(found)} layers have linear projections, {wanted}")
     return found
 
 
