@@ -9,8 +9,7 @@ import hashlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,6 @@ BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' loading report and progress bars off the reader's page; its settings are put back."""
-    from transformers.utils import logging
-
-    with ExitStack() as after:
-        after.enter_context(warnings.catch_warnings(action="ignore"))
-        after.callback(logging.set_verbosity, logging.get_verbosity())
-        if logging.is_progress_bar_enabled():
-            after.callback(logging.enable_progress_bar)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        yield
-
-
-@quiet()
 def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
@@ -76,17 +59,18 @@ def classifier(name: str, revision: str = "main", config: Any = None) -> tuple[M
 
     options = {"config": config, "revision": revision, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
+        with quiet():  # what is new or does not fit is judged below, in words
+            model, found = AutoModelForSequenceClassification.from_pretrained(name, **options)
     except SafetensorError as error:
         raise OSError(f"damaged weight file in {name}: {error}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load {name!r}: expected {sorted(ALL_TASKS)}, a folder, or a hub id and a network ({error})") from error
-    misfits = {key: f"{key} is {tuple(loaded)}, its config expects {tuple(expected)}" for key, loaded, expected in found["mismatched_keys"]}
-    new = sorted({*found["missing_keys"], *misfits})
-    lost = [key for key in new if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+        raise ValueError(f"cannot load {name!r}: expected one of {sorted(ALL_TASKS)}, a folder, or, online, a hub id ({error})") from error
+    wrong = {key: f"no weights for {key}" for key in found["missing_keys"]}
+    wrong |= {key: f"{key} is {tuple(loaded)}, its config expects {tuple(expected)}" for key, loaded, expected in found["mismatched_keys"]}
+    lost = [wrong[key] for key in sorted(wrong) if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if lost:
-        raise OSError(f"a checkpoint of other shape in {name}: {misfits.get(lost[0], f'no weights for {lost[0]}')} ({len(lost)} such)")
-    return model, sorted({key.rpartition(".")[0] for key in new})
+        raise OSError(f"a checkpoint of other shape in {name}: {lost[0]} ({len(lost)} such)")
+    return model, sorted({key.rpartition(".")[0] for key in wrong})
 
 
 def own_tokenizer(name: str | Path, revision: str = "main") -> Tokenizer:
@@ -94,7 +78,8 @@ def own_tokenizer(name: str | Path, revision: str = "main") -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise OSError(f"no tokenizer files in {name}: the tokenizer's save_pretrained writes them ({error})") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -118,13 +103,13 @@ def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
     check_sha256(folder / "adapter_model.safetensors", card["sha256"])
     model, tokenizer, _ = load_base(find_task(card["task"]), card["base"])
     try:
-        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        with quiet():
+            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise OSError(f"the adapter in {folder} does not fit the base model {BASE_HUB_ID}: {error}") from error
     return model, tokenizer
 
 
-@quiet()
 def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, list[str]]:
     """A classifier for ``task`` on a base model (the embedded MiniLM, or any folder or hub id), its tokenizer, and what in it is new."""
     from transformers import AutoConfig
@@ -138,6 +123,20 @@ def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, li
     config.pad_token_id = tokenizer.pad_token_id
     model, new = classifier(source, revision, config)
     return model, tokenizer, new
+
+
+def quiet() -> ExitStack:
+    """Keep transformers' loading report and progress bars off the reader's page, from now until the end of the ``with`` block."""
+    from transformers.utils import logging
+
+    after = ExitStack()  # puts everything back
+    after.enter_context(warnings.catch_warnings(action="ignore"))
+    after.callback(logging.set_verbosity, logging.get_verbosity())
+    if logging.is_progress_bar_enabled():
+        after.callback(logging.enable_progress_bar)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return after
 
 
 def embedded_base() -> tuple[str, str]:
