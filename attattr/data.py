@@ -213,6 +213,7 @@ def lexicon(source: str | Path = "own") -> dict[str, frozenset[str]]:
     else:
         table = load_table(f"{place} (nor are there files positive-words.txt and negative-words.txt)", str(source))
         rows = checked(table.map(lambda cell: cell.lower() if isinstance(cell, str) else cell), place, LEXICON)
+    # A blank line is no word.
     words = {polarity: {row["word"].lower() for row in rows if row["label"] == polarity} - {""} for polarity in LEXICON.labels}
     if not all(words.values()):
         raise ValueError(f"{place} holds {[f'{len(found)} {polarity}' for polarity, found in words.items()]} words: expected some of each")

@@ -44,7 +44,9 @@ def test_a_damaged_adapter_is_refused(tmp_path):
 def test_a_missing_adapter_file_is_refused(tmp_path):
     folder = copy_of_the_adapter(tmp_path)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"missing, damaged or swapped weight file .*adapter_model\.safetensors: its sha256 is that of no file"):
+    with pytest.raises(
+        OSError, match=r"missing, damaged or swapped weight file .*adapter_model\.safetensors: its sha256 is that of no file"
+    ):
         attattr.load(folder)
 
 
