@@ -19,9 +19,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
+import pandas
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -31,9 +32,6 @@ from .batches import Batch, Model, Text, Tokenizer, batches, check_texts
 from .decision import check_target, class_names, decision_value, target_classes
 from .quadrature import Rule, rules_of
 from .tap import Recording, record, replay, widened
-
-if TYPE_CHECKING:
-    import pandas
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
 TINY = 1e-30
@@ -115,8 +113,6 @@ def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: st
     Raises:
         ValueError: a count below 1, another ``over``, values that are not finite (-inf: never taken).
     """
-    import pandas
-
     if count < 1 or over not in ("none", "heads", "all"):
         raise ValueError(f"count={count}, over={over!r}: expected at least 1 connection, over 'none', 'heads' or 'all'")
     if values.isnan().any():

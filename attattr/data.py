@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas
+
 if TYPE_CHECKING:
-    import pandas
     from datasets import Dataset
 
 
@@ -133,8 +134,6 @@ def load_table(place: str, *arguments: str, **options: Any) -> pandas.DataFrame:
 
 def read_rows(path: Path, task: Task) -> list[dict[str, str]]:
     """The rows of one TSV file as dictionaries; quotes are ordinary characters, as in GLUE's own files."""
-    import pandas
-
     text = read_utf8(path, f"a table for task {task.name!r} with tabs between its columns (of GLUE also the hub's {task.name}/*.parquet)")
     # Only "\n" ends a line: the csv module and splitlines() would also break rows at other characters that sentences contain.
     header, *lines = [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]

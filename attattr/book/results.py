@@ -10,13 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from ..data import data_folder
 from ..triggers import Trigger
-
-if TYPE_CHECKING:
-    import pandas
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
 COLUMNS = {  # beside ``task``, which is the first of every table
@@ -64,8 +63,6 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
 
 def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
     """The table in one file, checked; arguments and errors as for `result`."""
-    import pandas
-
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         columns, provenance = dict(content["columns"]), dict(content["provenance"])

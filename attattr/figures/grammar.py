@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from html import escape
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas
 import plotly.graph_objects as go
 from plotly.io.json import to_json_plotly
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import pandas
 
 Thing = TypeVar("Thing", bound=Hashable)
 

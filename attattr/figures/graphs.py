@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -14,12 +14,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from ..attribution import Attribution
 from ..flow import EQUAL, adjusted_attention, attention_flow, attention_rollout, flow_bound
 from ..graph import SEP, attribution_graph, find_terminal, layer_scores
 from .grammar import CONTROL, FAINT, FOR, INK, NEUTRAL, note, page, reveal, swap, together, token_axis, token_labels
-
-if TYPE_CHECKING:
-    from ..attribution import Attribution
 
 Node = tuple[int, int]  # level, token index
 Edge = tuple[Node, Node]  # from the token that reads down to the token that is read

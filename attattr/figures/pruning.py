@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 import plotly.graph_objects as go
 import torch
 
 from ..heads import least_important, random_importance
 from . import grammar
-
-if TYPE_CHECKING:
-    import pandas
 
 COLUMNS = {"measure", "method", "sample", "layer", "head", "pruned", "value", "error"}
 NAMES = {"attribution": "attribution", "taylor": "Taylor", "accuracy": "accuracy difference", "random": "random"}

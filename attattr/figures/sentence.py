@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 import plotly.graph_objects as go
 
-from ..attribution import strongest_connections
+from ..attribution import Attribution, strongest_connections
 from . import grammar
 from .graphs import layer_axis, points, straight
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas
-
-    from ..attribution import Attribution
 
 CURVE = np.linspace(0, 1, 15)
 BEND = CURVE**2 * (3 - 2 * CURVE)  # flat at both ends

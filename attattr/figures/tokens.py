@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from ..attribution import Attribution
 from ..graph import CLS, SEP
 from .grammar import INK, NEUTRAL, choose, heat, note, page, token_axis, token_labels
 from .graphs import points, straight
-
-if TYPE_CHECKING:
-    import pandas
-
-    from ..attribution import Attribution
 
 WORDS = "words only, each layer's to sum to 1"
 TRIGGER, OTHER, PALE, BAND, RAIL = "#d55e00", "#5b7083", "#c9d1d8", "#fbe7d8", "#e3e3e3"

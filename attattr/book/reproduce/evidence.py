@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -69,15 +69,10 @@ def fig3(run: Run) -> Measured:
         for removed in range(shape[1] + 1)
     ]
 
-    @cache
-    def right_with(scope: str, by: str, draw: int, first: str, removed: int) -> int:
-        keep = keep_but(values[scope, by, draw], removed, largest=first == "largest")
-        return int((predict(model, tokenizer, texts, keep).argmax(-1) == labels).sum())
-
     def remove(job: tuple[str, str, int, str, int]) -> dict[str, Any]:
         scope, by, draw, first, removed = job
-        # Without any head, or with all: the same in any order.
-        right = right_with(*job) if 0 < removed < shape[1] else right_with(*jobs[0][:4], removed)
+        keep = keep_but(values[scope, by, draw], removed, largest=first == "largest")
+        right = int((predict(model, tokenizer, texts, keep).argmax(-1) == labels).sum())
         common = {"scope": scope, "by": by, "draw": draw, "first": first, "removed": removed}
         return common | {"texts": len(texts), "right": right, "accuracy": right / len(texts)}
 
@@ -147,29 +142,25 @@ def edges(run: Run) -> Measured:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5)."""
     model, tokenizer = load(run.task)
 
-    def delete(item: tuple[int, Text]) -> list[list[Any]]:
+    def delete(item: tuple[int, Text]) -> Rows:
         att = attribute(model, tokenizer, item[1], tolerance=HEAD_TOLERANCE)
         generator = torch.Generator().manual_seed(item[0])
-        graphs = {(tau, name): masks for tau in TAUS for name, masks in graphs_of(att, tau, generator, RANDOM_GRAPHS).items()}
-        every = torch.stack([mask for masks in graphs.values() for mask in masks])
+        kinds = [(tau, graphs_of(att, tau, generator, RANDOM_GRAPHS)) for tau in TAUS]
+        graphs = [({"graph": name, "tau": tau}, mask) for tau, found in kinds for name, masks in found.items() for mask in masks]
+        every = torch.stack([mask for _, mask in graphs])
         nothing = torch.zeros_like(every[:1])
-        parts = torch.cat([every, ~every, nothing, ~nothing])
-        found = predict(model, tokenizer, [item[1]] * len(parts), parts)[:, att.target]
-        lines: list[list[Any]] = [["none", None, None, None, float(found[-2])], ["all", None, None, None, float(found[-1])]]
-        for left, values in zip(("only these", "all but these"), found[:-2].split(len(every)), strict=True):
-            places = iter(values.tolist())
-            for (tau, name), masks in graphs.items():
-                lines.append([left, name, tau, int(masks[0].sum()), float(np.mean([next(places) for _ in masks]))])
-        return lines
+        parts = torch.cat([nothing, ~nothing, every, ~every])
+        none, whole, *left = predict(model, tokenizer, [item[1]] * len(parts), parts)[:, att.target].tolist()
+        rows: Rows = [{"left": "none", "probability": none}, {"left": "all", "probability": whole}]
+        for kind, values in {"only these": left[: len(every)], "all but these": left[len(every) :]}.items():
+            measured = zip(graphs, values, strict=True)
+            rows += [{"left": kind} | about | {"edges": int(mask.sum()), "probability": value} for (about, mask), value in measured]
+        return [row | {"text": item[0]} for row in rows]
 
     of_texts = resumable(partial_file("edges", run), f"edges {run.task}", list(enumerate(texts_of(drawn(run)))), delete)
-    rows: Rows = []
-    for same in zip(*of_texts, strict=True):
-        left, graph, tau, *_ = same[0]
-        size = None if graph is None else round(float(np.mean([line[3] for line in same])), 1)
-        values = np.array([line[4] for line in same])
-        error = values.std(ddof=1) / len(values) ** 0.5
-        rows.append(
-            {"left": left, "graph": graph, "tau": tau, "edges": size, "probability": rounded(values.mean()), "error": rounded(error)}
-        )
-    return rows, {"texts": len(of_texts)}
+    table = pandas.DataFrame([row for rows in of_texts for row in rows])
+    what = ["left", "graph", "tau"]
+    drawn_once = table.groupby([*what, "text"], dropna=False, sort=False).mean().groupby(what, dropna=False, sort=False)
+    found = drawn_once.agg(edges=("edges", "mean"), probability=("probability", "mean"), error=("probability", "sem")).reset_index()
+    rounded_off = found.assign(edges=found.edges.round(1), **{name: rounded(found[name].tolist()) for name in ("probability", "error")})
+    return rounded_off.astype(object).where(rounded_off.notna(), None).to_dict("records"), {"texts": len(of_texts)}

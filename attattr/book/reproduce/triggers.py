@@ -10,23 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas
 import torch
-from torch import Tensor
 
 from ...batches import Dataset, Text, Tokenizer, predict, texts_and_labels, texts_of
 from ...data import examples, lexicon
 from ...decision import class_names
 from ...heads import prune_heads
 from ...pretrained import load
-from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attribute_attacked, candidates, predict_attacked, shortlisted, wilson
+from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attack_of, attribute_attacked, candidates, predict_attacked, shortlisted
 from ..results import read_result, trigger_of
 from .heads import grid_rows
 from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded, sample
-
-if TYPE_CHECKING:
-    import pandas
 
 POOL = {"rte": 1500, "mrpc": 1500}  # rows of the training split where texts are long; elsewhere 3,000, as in the paper
 SELECTION = 300
@@ -73,7 +70,8 @@ def table1(run: Run) -> Measured:
     mined = {values: [trigger_of(one) for line in lines if line["values"] == values for one in line["found"]] for values in VALUES}
     names = class_names(model)
     tried = [(values, trigger) for values in VALUES for trigger in shortlisted(mined[values], names, SHORTLIST)]
-    clean = predict(model, tokenizer, texts_of(selection)).argmax(-1)
+    there, gold = texts_and_labels(model, selection)
+    clean = predict(model, tokenizer, there).argmax(-1)
 
     def rank(job: tuple[int, tuple[str, Trigger]]) -> Rows:
         number, (values, trigger) = job
@@ -83,8 +81,7 @@ def table1(run: Run) -> Measured:
         ]
 
     ranked = resumable(partial_file("table1", run, "selection"), f"table1 {run.task}: selection", list(enumerate(tried)), rank)
-    hit = attack(model, tokenizer, selection, tried[0][1], clean)
-    whole: Rows = [{"class": name, "rows": hit.rows[name], "accuracy": rounded(hit.before[name]), "flip_rate": 0.0} for name in hit.rows]
+    whole = class_rows(attack_of(names, torch.tensor(gold), clean, clean), ("rows", "accuracy", "flip_rate"))
     counts = {values: len(found) for values, found in mined.items()}
     excluded = sum(map(len, words.values())) if words else 0
     about = {"pool": {"rows": len(texts), "candidates": counts, "excluded_words": excluded}}
@@ -178,12 +175,8 @@ def table2(run: Run) -> Measured:
         return {"against": name, "rank": rank + 1, "kind": kind, "draw": draw} | row | about
 
     lines = resumable(partial_file("table2", run, "controls"), f"table2 {run.task}: controls", jobs, control)
-    hit = attack(model, tokenizer, reported, by_attribution[0], clean)
-    untouched: Rows = []
-    for name in hit.rows:
-        low, high = map(rounded, wilson(round(hit.before[name] * hit.rows[name]), hit.rows[name]))
-        about = {"against": name, "kind": "no trigger", "draw": 0, "tokens": [], "class": name, "rows": hit.rows[name]}
-        untouched.append(about | {"accuracy": rounded(hit.before[name]), "low": low, "high": high})
+    untouched = class_rows(attack_of(names, torch.tensor(labels), clean, clean), ("rows", "accuracy", "low", "high"))
+    untouched = [{"against": row["class"], "kind": "no trigger", "draw": 0, "tokens": []} | row for row in untouched]
     return [*untouched, *on_these, *lines], {}
 
 
@@ -226,14 +219,13 @@ def defence(run: Run) -> Measured:
         there, gold = texts_and_labels(model, selection)
         own = [there[i] for i in of_class(gold, names.index(name))]
         flipped = predict_attacked(model, tokenizer, own, trigger) != names.index(name)
-        total: Tensor | float = 0.0
-        hits = [text for text, wrong in zip(own, flipped.tolist(), strict=True) if wrong][:20]
-        for text in hits:
-            att, places = attribute_attacked(model, tokenizer, text, trigger, tolerance=5e-2)
-            at_trigger = torch.zeros(len(att.tokens), dtype=torch.bool)
-            at_trigger[list(places)] = True
-            total = total + (att.scores.clamp_min(0) * (at_trigger[:, None] | at_trigger[None])).sum((-2, -1))
-        return {"class": name, "texts": len(hits), "carried": (total / len(hits)).tolist() if isinstance(total, Tensor) else None}
+        of_texts = []
+        for place in flipped.nonzero()[:20, 0].tolist():
+            att, places = attribute_attacked(model, tokenizer, own[place], trigger, tolerance=5e-2)
+            away = [token for token in range(len(att.tokens)) if token not in places]
+            positive = att.scores.clamp_min(0)
+            of_texts.append(positive.sum((-2, -1)) - positive[..., away, :][..., away].sum((-2, -1)))  # what touches the trigger
+        return {"class": name, "texts": len(of_texts), "carried": torch.stack(of_texts).mean(0).tolist() if of_texts else None}
 
     lines = resumable(partial_file("defence", run, "heads"), f"defence {run.task}: heads", names, carried)
     carriers = [torch.tensor(line["carried"]) for line in lines if line["carried"] is not None]

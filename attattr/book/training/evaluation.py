@@ -13,7 +13,7 @@ from ...data import Task
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    Row = dict[str, str]
+Row = dict[str, str]
 
 
 def accelerate(device: str) -> Accelerator:

@@ -14,11 +14,12 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -27,13 +28,8 @@ from tqdm import tqdm
 from ...batches import Model, collate
 from ...data import Task, digest, find_task, read_rows, read_split
 from ...pretrained import adapter_folder, check_sha256, load_base
-from .evaluation import accelerate, encode, evaluate
+from .evaluation import Row, accelerate, encode, evaluate
 from .model_folder import write_model
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Row = dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,12 @@ import platform
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from jinja2 import Template
 
 from ...batches import Model, Tokenizer
 from ...pretrained import BASE_HUB_ID
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def write_model(model: Model, tokenizer: Tokenizer, output: Path, run: dict, accuracy: dict[str, dict]) -> None:
