@@ -16,11 +16,11 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from .decision import check_target, class_names, decision_value, target_classes
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
 from .quadrature import rule
-from .tap import GRADIENT_SCALE, evaluating, logits_of
+from .tap import GRADIENT_SCALE, logits_of
 
 Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 
@@ -77,31 +77,6 @@ def read_row(att: Attribution, matrices: Float[Tensor, "L N N"], row: int | str 
     return matrices[:, place]
 
 
-@dataclass(frozen=True)
-class Words:
-    """One text as the model takes it, with its word embeddings in place of token ids."""
-
-    embeddings: Float[Tensor, "N D"]
-    ordinary: Bool[Tensor, " N"]
-    inputs: Mapping[str, Tensor]  # the rest: masks and the like, one row each
-    target: int
-
-
-def read_words(model: Model, tokenizer: Tokenizer, text: Text, target: str | int) -> Words:
-    """Encode one text, find its class if that is ``"predicted"``, and look up its embeddings; after every check of these."""
-    ordinary = ordinary_tokens(tokenizer, text)
-    check_target(target, class_names(model))
-    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
-        raise TypeError(f"{type(model).__name__} takes no inputs_embeds: expected a model that can start from word embeddings")
-    # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
-        inputs = dict(batch.inputs)
-        logits = logits_of(model, inputs)
-        embeddings = model.get_input_embeddings()(inputs.pop("input_ids")).detach()[0]
-    return Words(embeddings, ordinary, inputs, int(target_classes(target, class_names(model), logits)[0]))
-
-
 def ordinary_tokens(tokenizer: Tokenizer, text: Text) -> Bool[Tensor, " N"]:
     """Which tokens are the text's own, not added by the tokenizer ([CLS], [SEP], ``<s>``). An unknown word is the text's own.
 
@@ -120,45 +95,56 @@ def ordinary_tokens(tokenizer: Tokenizer, text: Text) -> Bool[Tensor, " N"]:
     return ~torch.tensor(found["special_tokens_mask"], dtype=torch.bool)
 
 
-def blank_embedding(model: Model, tokenizer: Tokenizer, blank: str | None = None) -> Float[Tensor, " D"]:
-    """The word embedding of ``blank``, or of the first that there is of the tokenizer's mask, padding and unknown tokens.
+class Words:
+    """One text as a model takes it that starts from word embeddings, and F of it, once every check of the text and the class is passed."""
 
-    Raises:
-        ValueError: no such token.
-    """
-    if blank is not None and blank not in tokenizer.get_vocab():
-        raise ValueError(f"blank={blank!r} is not in the tokenizer's vocabulary: expected one of its tokens")
-    usual = (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-    found = [id for id in usual if id is not None] if blank is None else [tokenizer.get_vocab()[blank]]
-    if not found:
-        raise ValueError(f"{type(tokenizer).__name__} has no mask, padding or unknown token: pass the token to blank with as blank=")
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        return model.get_input_embeddings()(torch.tensor([found[:1]], device=model.device)).detach()[0, 0]
+    def __init__(self, model: Model, tokenizer: Tokenizer, text: Text, target: str | int) -> None:
+        self.model, self.tokenizer, self.ordinary = model, tokenizer, ordinary_tokens(tokenizer, text)
+        check_target(target, class_names(model))
+        if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+            raise TypeError(f"{type(model).__name__} takes no inputs_embeds: expected a model that can start from word embeddings")
+        # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
+        with torch.inference_mode(False), torch.no_grad():
+            (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
+            self.inputs = dict(batch.inputs)
+            self.target: Int[Tensor, " 1"] = target_classes(target, class_names(model), logits_of(model, self.inputs))
+            self.embeddings: Float[Tensor, "1 N D"] = model.get_input_embeddings()(self.inputs.pop("input_ids"))
 
+    def blanked(self, absent: Bool[Tensor, "R N"], blank: str | None = None) -> Float[Tensor, "R N D"]:
+        """The embeddings with that of a token wherever ``absent`` is true, once for each of R choices.
 
-def blanked(words: Words, blank: Float[Tensor, " D"], absent: Bool[Tensor, "R N"]) -> Float[Tensor, "R N D"]:
-    """The embeddings with the blank wherever ``absent`` is true, once for each of R choices."""
-    return torch.where(absent.to(blank.device)[..., None], blank, words.embeddings)
+        The token is ``blank``, or the first that there is of the tokenizer's mask, padding and unknown tokens.
 
+        Raises:
+            ValueError: no such token.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        if blank is not None and blank not in vocabulary:
+            raise ValueError(f"blank={blank!r} is not in the tokenizer's vocabulary: expected one of its tokens")
+        usual = (self.tokenizer.mask_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id)
+        found = [id for id in usual if id is not None] if blank is None else [vocabulary[blank]]
+        if not found:
+            name = type(self.tokenizer).__name__
+            raise ValueError(f"{name} has no mask, padding or unknown token: pass the token to blank with as blank=")
+        with torch.inference_mode(False), torch.no_grad():
+            embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.model.device))
+        return torch.where(absent.to(embedding.device)[..., None], embedding, self.embeddings)
 
-def decisions(
-    model: Model, words: Words, embeddings: Float[Tensor, "R N D"], gradient: bool = False
-) -> Float[Tensor, " R"] | Float[Tensor, "R N D"]:
-    """F of R texts that differ in their embeddings only, or with ``gradient`` ∂F/∂embeddings; in float64.
+    def decisions(self, embeddings: Float[Tensor, "R N D"], gradient: bool = False) -> Float[Tensor, " R"] | Float[Tensor, "R N D"]:
+        """F of R texts that differ in their embeddings only, or with ``gradient`` ∂F/∂embeddings; in float64.
 
-    None is padded, so all positions stay what they are. The parameters' own gradients are not touched.
-    """
-    found = []
-    with torch.inference_mode(False), torch.set_grad_enabled(gradient), evaluating(model):
-        for some in embeddings.split(max(1, TOKENS_PER_PASS // embeddings.shape[1])):
-            leaf = some.clone().requires_grad_(gradient)
-            inputs = {name: tensor.expand(len(some), -1) for name, tensor in words.inputs.items()} | {"inputs_embeds": leaf}
-            logits = logits_of(model, inputs)
-            value = decision_value(logits, torch.full((len(some),), words.target, device=logits.device))
-            if gradient:
-                value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
-            found.append(value.cpu())
-    return torch.cat(found)
+        None is padded, so all positions stay what they are. The parameters' own gradients are not touched.
+        """
+        found = []
+        with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+            for some in embeddings.split(max(1, TOKENS_PER_PASS // embeddings.shape[1])):
+                leaf = some.clone().requires_grad_(gradient)
+                inputs = {name: tensor.expand(len(some), -1) for name, tensor in self.inputs.items()} | {"inputs_embeds": leaf}
+                value = decision_value(logits_of(self.model, inputs), self.target.expand(len(some)))
+                if gradient:
+                    value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
+                found.append(value.cpu())
+        return torch.cat(found)
 
 
 def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
@@ -177,14 +163,14 @@ def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str |
         TypeError: text that is not one text; a model that cannot start from word embeddings.
         ValueError: empty or too long text, an unknown target, logits that are not finite.
     """
-    words = read_words(model, tokenizer, text, target)
-    return decisions(model, words, words.embeddings[None], gradient=True)[0].norm(dim=-1).float()
+    words = Words(model, tokenizer, text, target)
+    return words.decisions(words.embeddings, gradient=True)[0].norm(dim=-1).float()
 
 
 def gradient_times_input(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
     """Σ_d x_id ∂F/∂x_id, arguments and errors as of `input_gradient`. Signed."""
-    words = read_words(model, tokenizer, text, target)
-    return (words.embeddings.double().cpu() * decisions(model, words, words.embeddings[None], gradient=True)[0]).sum(-1).float()
+    words = Words(model, tokenizer, text, target)
+    return (words.embeddings.double().cpu() * words.decisions(words.embeddings, gradient=True))[0].sum(-1).float()
 
 
 def integrated_gradients(
@@ -214,14 +200,14 @@ def integrated_gradients(
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
-    words = read_words(model, tokenizer, text, target)
-    empty = blanked(words, blank_embedding(model, tokenizer, blank), words.ordinary[None])
+    words = Words(model, tokenizer, text, target)
+    empty = words.blanked(words.ordinary[None], blank)
     path = words.embeddings - empty
-    difference = decisions(model, words, torch.cat([empty, words.embeddings[None]])).diff()
+    difference = words.decisions(torch.cat([empty, words.embeddings])).diff()
     found = torch.full(words.ordinary.shape, torch.inf, dtype=torch.float64)
     for count in EMBEDDING_STEPS if steps == "auto" else (steps,):
         current, before = rule("gauss-legendre", count), found
-        slopes = decisions(model, words, empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
+        slopes = words.decisions(empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
         found, *weaker = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
         distance = min(current.error([float((found - other).norm()) for other in weaker]), float((found - before).norm()))
         error = distance / max(float(found.norm()), 1e-30)
@@ -246,10 +232,10 @@ def blank_out(
     >>> tokenizer.tokenize("a warm and funny film .")[int(lost[1:-1].argmax())]
     'funny'
     """
-    words = read_words(model, tokenizer, text, target)
+    words = Words(model, tokenizer, text, target)
     tokens = len(words.ordinary)
     each_and_none = torch.eye(tokens + 1, tokens, dtype=torch.bool)
-    found = decisions(model, words, blanked(words, blank_embedding(model, tokenizer, blank), each_and_none))
+    found = words.decisions(words.blanked(each_and_none, blank))
     return (found[-1] - found[:-1]).float()
 
 
@@ -257,30 +243,25 @@ def blank_out(
 #
 # The scores of all rows of a layer sum to ``att.difference[l]``, in the last layer those of the classifier's row alone; only in the
 # first layer is what stands at a token's place nothing but that token. For a decoder, or the largest over queries, call `read_row`.
-RELEVANCES: Mapping[str, Relevance] = {
-    "raw attention": lambda model, tokenizer, att: read_row(att, att.attention.mean(1)),
-    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(att.attention)),
-    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(att.attention)),
+#
+# Those of ``SIGNED`` tell what speaks for the class from what speaks against it. Compare them as they are with what blank-out says with
+# its sign, or their absolute values with the size of the change. The others are never negative.
+SIGNED: dict[str, Relevance] = {
     "attribution, its row": lambda model, tokenizer, att: read_row(att, att.scores.sum(1)),
     "attribution, all rows": lambda model, tokenizer, att: att.scores.sum((1, 2)),
     "attribution, all layers": lambda model, tokenizer, att: att.scores.sum((0, 1, 2)),
-    "rollout of attribution": lambda model, tokenizer, att: read_row(att, attention_rollout(scores_as_attention(att.scores))),
-    "flow of attribution": lambda model, tokenizer, att: read_row(att, attention_flow(scores_as_attention(att.scores))),
-    "gradient": lambda model, tokenizer, att: input_gradient(model, tokenizer, att.text, att.target),
     "gradient × input": lambda model, tokenizer, att: gradient_times_input(model, tokenizer, att.text, att.target),
     "integrated gradients": lambda model, tokenizer, att: integrated_gradients(model, tokenizer, att.text, att.target),
     "blank-out": lambda model, tokenizer, att: blank_out(model, tokenizer, att.text, att.target),
 }
-# These tell what speaks for the class from what speaks against it. Compare them as they are with what blank-out says with its sign,
-# or their absolute values with the size of the change. The others are never negative.
-SIGNED = (
-    "attribution, its row",
-    "attribution, all rows",
-    "attribution, all layers",
-    "gradient × input",
-    "integrated gradients",
-    "blank-out",
-)
+RELEVANCES: dict[str, Relevance] = SIGNED | {
+    "raw attention": lambda model, tokenizer, att: read_row(att, att.attention.mean(1)),
+    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(att.attention)),
+    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(att.attention)),
+    "rollout of attribution": lambda model, tokenizer, att: read_row(att, attention_rollout(scores_as_attention(att.scores))),
+    "flow of attribution": lambda model, tokenizer, att: read_row(att, attention_flow(scores_as_attention(att.scores))),
+    "gradient": lambda model, tokenizer, att: input_gradient(model, tokenizer, att.text, att.target),
+}
 
 
 def rank_correlation(one: Float[Tensor, " N"], other: Float[Tensor, " _N"]) -> float:
@@ -354,7 +335,7 @@ def masking_curves(
     """
     if not len(shares) or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"shares={tuple(shares)}: expected at least one, each from 0 to 1")
-    words = read_words(model, tokenizer, text, target)
+    words = Words(model, tokenizer, text, target)
     if relevance.shape != words.ordinary.shape or not relevance.isfinite().all():
         given = f"{list(relevance.shape)}, {int(relevance.isfinite().sum())} of it finite"
         raise ValueError(f"relevance of shape {given}: expected a finite number for each of the {len(words.ordinary)} tokens")
@@ -362,9 +343,7 @@ def masking_curves(
     if count < 2:
         raise ValueError(f"{text!r} has {count} token besides the special ones: expected at least two to rank")
     rank = relevance.detach().cpu().masked_fill(~words.ordinary, -torch.inf).argsort(descending=True, stable=True).argsort()
-    first = torch.stack([rank < math.ceil(share * count - 1e-9) for share in shares])
-    none = torch.zeros_like(words.ordinary)[None]
-    choices, place = torch.cat([none, first, words.ordinary & ~first]).unique(dim=0, return_inverse=True)  # short texts repeat some
-    found = decisions(model, words, blanked(words, blank_embedding(model, tokenizer, blank), choices))[place].float()
-    whole, without, only = found.split([1, len(first), len(first)])
-    return MaskingCurves(torch.tensor(shares, dtype=torch.float32), without, only, float(whole), words.target)
+    first = torch.stack([rank < math.ceil(share * count - 1e-9) for share in (0.0, *shares)])  # none, and then those of the shares
+    choices, place = torch.cat([first, words.ordinary & ~first]).unique(dim=0, return_inverse=True)  # short texts repeat some
+    without, only = words.decisions(words.blanked(choices, blank))[place].float().chunk(2)
+    return MaskingCurves(torch.tensor(shares, dtype=torch.float32), without[1:], only[1:], float(without[0]), int(words.target))

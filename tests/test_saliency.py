@@ -14,9 +14,9 @@ import attattr
 from attattr.saliency import (
     RELEVANCES,
     SIGNED,
+    Words,
     blank_out,
     classifier_row,
-    decisions,
     gradient_times_input,
     input_gradient,
     integrated_gradients,
@@ -25,7 +25,6 @@ from attattr.saliency import (
     ordinary_tokens,
     rank_correlation,
     read_row,
-    read_words,
 )
 
 TEXT = "a warm and funny film , too long ."
@@ -135,8 +134,8 @@ def test_gradients_are_central_differences_of_the_embedding_table(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_sum_of_a_gradient_says_nothing_where_layer_norms_read_the_embeddings(name):
     model = family(name).double()
-    words = read_words(model, decoder_tokenizer(), LETTERS, 1)
-    gradient = decisions(model, words, words.embeddings[None], gradient=True)[0]
+    words = Words(model, decoder_tokenizer(), LETTERS, 1)
+    gradient = words.decisions(words.embeddings, gradient=True)[0]
     ratio = gradient.sum(-1).abs() / gradient.norm(dim=-1)
     if name == "llama":  # its norms do not take the mean away
         assert ratio.max() > 0.1
