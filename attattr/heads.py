@@ -6,10 +6,10 @@ change to first order without it (Eq. 6), whether the answer changes without it,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -67,29 +67,27 @@ def head_importance(
     """
     if method not in METHODS_OF_IMPORTANCE:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS_OF_IMPORTANCE))}")
-    measure = partial(largest_scores, steps=steps) if method == "attribution" else METHODS_OF_IMPORTANCE[method]
     texts, labels = texts_and_labels(model, rows)
-    bar = tqdm(total=len(texts), desc=f"importance by {method}", unit="text", disable=not progress)
+    given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
-    with torch.inference_mode(False), bar:
+    with torch.inference_mode(False):
         per_example = torch.empty(len(texts), *layers_and_heads(model))
-        for batch in batches(model, tokenizer, texts, TOKENS_PER_PASS):
+        for batch in tqdm(given, desc=f"importance by {method}", unit="batch", disable=not progress):
             gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
-            per_example[list(batch.index)] = measure(model, batch, gold).float().cpu()
-            bar.update(len(batch.index))
+            per_example[list(batch.index)] = METHODS_OF_IMPORTANCE[method](model, batch, gold, steps).float().cpu()
     importance = per_example.mean(0)
     if normalize:
-        importance = importance / importance.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        importance = torch.nn.functional.normalize(importance, dim=1)
     return (importance, per_example) if return_per_example else importance
 
 
-def largest_scores(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int = STEPS) -> Float[Tensor, "B L H"]:
+def largest_scores(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """max Attr_h(A) for the gold label (Eq. 5)."""
     scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)]).scores
     return largest_of_texts(scores, batch)
 
 
-def largest_weights(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+def largest_weights(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """max A_h, over the text's own tokens."""
     return largest_of_texts(torch.stack(record(model, batch.inputs).attention, dim=1), batch)
 
@@ -99,33 +97,28 @@ def largest_of_texts(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[
     return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
 
 
-def first_order(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+def first_order(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """|Σ_ij A_ij ∂loss/∂A_ij| = |Σ_i c_i · ∂loss/∂c_i| (Eq. 6). The sum of the losses gives each text its own gradient."""
     found = context_gradients(model, batch.inputs, lambda logits: torch.nn.functional.cross_entropy(logits, gold, reduction="sum"))
     return torch.stack([(context * gradient).sum((1, 3)).abs() for context, gradient in found], dim=1)
 
 
-def first_order_of_logits(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+def first_order_of_logits(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """Σ_i |c_i · ∂S/∂c_i|, S the sum of the logits: the authors' released code, which reads the logits as if they were the loss."""
     found = context_gradients(model, batch.inputs, lambda logits: logits.sum())
     return torch.stack([(context * gradient).sum(3).abs().sum(1) for context, gradient in found], dim=1)
 
 
-def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"]) -> Float[Tensor, "B L H"]:
+def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """1 where only the whole model is right, -1 where only the model without the head is, else 0: its mean is the loss of accuracy."""
-
     own = replace(batch, index=tuple(range(len(gold))))  # the answers in the order of the batch
-
-    def right(keep: Bool[Tensor, "L H"]) -> Float[Tensor, " B"]:
-        return (forward(model, [own], keep).argmax(-1) == gold.cpu()).float()
-
-    everything = torch.ones(layers_and_heads(model), dtype=torch.bool)
-    each_head = torch.eye(everything.numel(), dtype=torch.bool).reshape(-1, *everything.shape)
-    without = torch.stack([right(~head) for head in each_head], dim=1)
-    return (right(everything)[:, None] - without).reshape(-1, *everything.shape)
+    shape = layers_and_heads(model)
+    each_and_none = torch.eye(math.prod(shape) + 1, math.prod(shape), dtype=torch.bool).reshape(-1, *shape)
+    right = torch.stack([forward(model, [own], ~gone).argmax(-1) == gold.cpu() for gone in each_and_none], dim=1).float()
+    return (right[:, -1:] - right[:, :-1]).reshape(-1, *shape)
 
 
-METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor], Tensor]] = {
+METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = {
     "attribution": largest_scores,
     "taylor": first_order,
     "taylor-logits": first_order_of_logits,
@@ -206,17 +199,8 @@ def pruning_curve(
     return PruningCurve(tuple(rates), pruned, right.mean(1), right.std(1, correction=0) / len(texts) ** 0.5)
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """Pearson's r of two importances, head by head, and its 95 % confidence interval."""
-
-    r: float
-    low: float
-    high: float
-
-
-def correlation(first: Float[Tensor, "L H"], second: Float[Tensor, "_L _H"]) -> Correlation:
-    """Whether two tasks need the same heads (§5.2, Fig. 6).
+def correlation(first: Float[Tensor, "L H"], second: Float[Tensor, "_L _H"]) -> tuple[float, float, float]:
+    """Whether two tasks need the same heads (§5.2, Fig. 6): Pearson's r of two importances, head by head, and its 95 % interval.
 
     The interval is Fisher's, which takes the heads for independent draws: it says nothing of the noise in each importance.
 
@@ -227,8 +211,8 @@ def correlation(first: Float[Tensor, "L H"], second: Float[Tensor, "_L _H"]) -> 
 
     check_pair(first, second, "head")
     found = pearsonr(first.flatten().double().numpy(), second.flatten().double().numpy())
-    interval = found.confidence_interval(0.95)
-    return Correlation(float(found.statistic), float(interval.low), float(interval.high))
+    low, high = found.confidence_interval(0.95)
+    return float(found.statistic), float(low), float(high)
 
 
 def check_pair(first: Tensor, second: Tensor, unit: str) -> None:

@@ -320,12 +320,12 @@ def test_blocks_inside_one_another_are_refused_since_one_would_not_be_heard(load
 def test_correlation_is_pearsons_with_fishers_interval():
     generator = torch.Generator().manual_seed(0)
     first, noise = torch.rand(6, 12, generator=generator), torch.rand(6, 12, generator=generator)
-    found = correlation(first, first + noise)
+    r, low, high = correlation(first, first + noise)
     expected = float(torch.corrcoef(torch.stack([first.flatten(), (first + noise).flatten()]))[0, 1])
-    assert found.r == pytest.approx(expected, abs=1e-6)
+    assert r == pytest.approx(expected, abs=1e-6)
     z, width = torch.atanh(torch.tensor(expected)), 1.959964 / (72 - 3) ** 0.5
-    assert found.low == pytest.approx(float(torch.tanh(z - width)), abs=1e-5)
-    assert found.high == pytest.approx(float(torch.tanh(z + width)), abs=1e-5)
+    assert low == pytest.approx(float(torch.tanh(z - width)), abs=1e-5)
+    assert high == pytest.approx(float(torch.tanh(z + width)), abs=1e-5)
     with pytest.raises(ValueError, match="expected one for each of the same heads"):
         correlation(first, first[:5])
     with pytest.raises(ValueError, match="every head has the same number, 1"):
