@@ -18,7 +18,8 @@ One more bound, around the source, is for readers of a flow: `source_bound`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -61,11 +62,7 @@ def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool 
     tensor([[0.7500, 0.2500],
             [0.3750, 0.6250]])
     """
-    adjusted, wanted = adjusted_attention(attention), layers_wanted(attention, layer)
-    mixed = products(adjusted)[wanted]
-    if causal:
-        mixed = normalized(multiple_of_even(mixed, products(even_attention(adjusted))[wanted]))
-    return as_given(mixed, attention, layer)
+    return mixed(attention, layer, causal, True, lambda adjusted, wanted: products(adjusted)[wanted])
 
 
 def attention_flow(
@@ -90,11 +87,23 @@ def attention_flow(
     tensor([[0.7500, 0.2500],
             [0.5000, 0.7500]])
     """
-    adjusted, wanted = adjusted_attention(attention), layers_wanted(attention, layer)
-    flow = maximum_flows(adjusted, wanted, progress)
+    return mixed(attention, layer, causal, normalize, partial(maximum_flows, progress=progress))
+
+
+def mixed(attention: Tensor, layer: int | None, causal: bool, normalize: bool, mix: Callable[..., np.ndarray]) -> Float[Tensor, "*L N N"]:
+    """What ``mix`` makes of Ã in the layers wanted, in the type of the attention: the checks and options of rollout and of flow."""
+    adjusted = adjusted_attention(attention)
+    layers = range(len(adjusted))
+    if layer is not None and layer not in range(-len(layers), len(layers)):
+        raise ValueError(f"layer={layer}: expected a number from 0 to {layers[-1]}, or from -1 (the top) down to {-len(layers)}")
+    wanted = list(layers) if layer is None else [layers[layer]]
+    found = mix(adjusted, wanted)
     if causal:
-        flow = multiple_of_even(flow, maximum_flows(even_attention(adjusted), wanted, progress))
-    return as_given(normalized(flow) if normalize else flow, attention, layer)
+        even = mix(even_attention(adjusted), wanted)
+        found = np.divide(found, even, out=np.zeros_like(found), where=even > 0)  # 0 where nothing can be seen
+    if normalize:
+        found = normalized(found)
+    return torch.from_numpy(found if layer is None else found[0]).to(attention)
 
 
 def attention_graph(attention: Tensor) -> nx.DiGraph:
@@ -137,7 +146,7 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
     Raises:
         TypeError, ValueError: as `attention_rollout`.
     """
-    return torch.from_numpy(bounds(adjusted_attention(attention))).to(attention)
+    return torch.from_numpy(adjusted_attention(attention)[0].sum(0).clip(max=1)).to(attention)
 
 
 def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
@@ -161,7 +170,7 @@ def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
     adjusted = adjusted_attention(attention)
     leaves = 1 - adjusted.diagonal(axis1=1, axis2=2)
     leaves[0] = 0
-    return as_given(adjusted[0] + leaves.cumsum(0)[..., None], attention, None)
+    return torch.from_numpy(adjusted[0] + leaves.cumsum(0)[..., None]).to(attention)
 
 
 def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = EQUAL) -> Float[Tensor, "*L"]:
@@ -214,21 +223,7 @@ def by_head(values: Tensor, name: str) -> Float[Tensor, "L H N N"]:
         expected = "L H N N (layers, heads, queries, keys) of one text, or L N N if heads are averaged already"
         raise ValueError(f"{name} of shape {shape}: expected {expected}")
     check_numbers(values.isfinite(), values, name, "numbers that are finite")
-    exact = values.detach().double().cpu()
-    return exact if exact.ndim == 4 else exact[:, None]
-
-
-def layers_wanted(attention: Tensor, layer: int | None) -> list[int]:
-    """The places of the layers asked for."""
-    layers = range(len(attention))
-    if layer is not None and layer not in range(-len(layers), len(layers)):
-        raise ValueError(f"layer={layer}: expected a number from 0 to {layers[-1]}, or from -1 (the top) down to {-len(layers)}")
-    return list(layers) if layer is None else [layers[layer]]
-
-
-def as_given(mixed: Float[np.ndarray, "W N N"], attention: Tensor, layer: int | None) -> Float[Tensor, "*L N N"]:
-    """The result in the type and on the device of the attention; without the first axis if one layer was asked for."""
-    return torch.from_numpy(mixed if layer is None else mixed[0]).to(attention)
+    return values.detach().double().cpu().reshape(shape[0], -1, *shape[-2:])
 
 
 def products(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, "L N N"]:
@@ -243,28 +238,16 @@ def normalized(rows: Float[np.ndarray, "*L N N"]) -> Float[np.ndarray, "*L N N"]
 
 def even_attention(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, "L N N"]:
     """Ã of a decoder that attends evenly to its receptive field: each token to itself and all before it. Refuses any other's."""
-    ahead = np.argwhere(np.triu(adjusted, 1) > 0)
-    if len(ahead):
-        layer, i, j = ahead[0].tolist()
-        raise ValueError(f"causal=True, but token {i} attends to token {j}, which comes after it, in layer {layer}: expected a causal mask")
+    later = torch.from_numpy(np.triu(adjusted, 1))
+    check_numbers(later == 0, later, "causal=True, but Ã", "0 wherever the second token comes after the first: a causal mask")
     tokens = adjusted.shape[-1]
     even = normalized(np.tri(tokens)) + np.eye(tokens)
     return np.broadcast_to(even / 2, adjusted.shape)
 
 
-def multiple_of_even(mixed: Float[np.ndarray, "W N N"], even: Float[np.ndarray, "W N N"]) -> Float[np.ndarray, "W N N"]:
-    """Each entry as a multiple of what even attention gives; 0 where nothing can be seen."""
-    return np.divide(mixed, even, out=np.zeros_like(mixed), where=even > 0)
-
-
-def bounds(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, " N"]:
-    """min(1, column sum of the first layer)."""
-    return np.minimum(1, adjusted[0].sum(0))
-
-
 def maximum_flows(adjusted: Float[np.ndarray, "L N N"], wanted: Sequence[int], progress: bool) -> Float[np.ndarray, "W N N"]:
     """The maximum flow from every node above the layers wanted, in ascending order, to every input token."""
-    tokens, bound, reachable = adjusted.shape[-1], bounds(adjusted), products(adjusted) > 0
+    tokens, bound, reachable = adjusted.shape[-1], adjusted[0].sum(0).clip(max=1), products(adjusted) > 0
     flows = {0: adjusted[0]}
     above = [layer for layer in wanted if layer > 0]
     with tqdm(total=len(above) * tokens, desc="attention flow", unit="node", delay=PATIENCE, disable=not progress) as bar:
