@@ -50,12 +50,13 @@ def retained(att: Attribution, tau: float | Sequence[float] = TAU) -> Bool[np.nd
     return (scores > np.reshape(thresholds, (-1, 1, 1)) * largest) & (largest > 0)
 
 
-def find_terminal(tokens: Sequence[str]) -> int:
-    """The place of [CLS], where the flow ends; a ``ValueError`` if there is none."""
-    places = [place for place, token in enumerate(tokens) if token in CLS]
-    if places:
-        return places[0]
-    raise ValueError(f"no [CLS] among the tokens {list(tokens)[:8]}: pass terminal=, the place of the token that the decision is read from")
+def find_terminal(tokens: Sequence[str], terminal: int | None = None) -> int:
+    """The place where the flow ends, by default that of [CLS]; a ``ValueError`` if there is no such place."""
+    places = [place for place, token in enumerate(tokens) if token in CLS] if terminal is None else [terminal]
+    if not places or not 0 <= places[0] < len(tokens):
+        expected = f"the place of one of {len(tokens)} tokens, or None if one is [CLS]"
+        raise ValueError(f"terminal={terminal}: expected {expected}; these are {list(tokens)[:8]}")
+    return places[0]
 
 
 def attribution_graph(att: Attribution, tau: float | Sequence[float] = TAU, terminal: int | None = None) -> nx.DiGraph:
@@ -87,12 +88,8 @@ def attribution_graph(att: Attribution, tau: float | Sequence[float] = TAU, term
     '[CLS]'
     """
     scores, kept = layer_scores(att), retained(att, tau)
-    top = len(scores)
-    terminal = find_terminal(att.tokens) if terminal is None else terminal
-    if not 0 <= terminal < len(att.tokens):
-        raise ValueError(f"terminal={terminal}: expected the place of one of {len(att.tokens)} tokens")
     graph = nx.DiGraph(label=att.label, target=int(att.target))
-    graph.add_node((top, terminal))
+    graph.add_node((len(scores), find_terminal(att.tokens, terminal)))
     joined: set[tuple[int, int]] = set()
     for layer, i, j in sorted(np.argwhere(kept).tolist(), key=lambda place: (-place[0], -scores[tuple(place)])):
         if (i, j) not in joined:
@@ -130,13 +127,10 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
     """
     if len(att.scores) < 2:
         raise ValueError("a tree needs a model of at least two layers: the last one is not used")
-    others = att.scores.clone()
-    others[:, :, 0] = 0
-    att = replace(att, scores=others)
-    scores, kept = layer_scores(att), retained(att, [tau] * len(others))
-    total = scores.sum(0)
-    np.fill_diagonal(total, 0)
-    weight = total.clip(min=0).sum(1)
+    att = replace(att, scores=att.scores.index_fill(2, torch.tensor(0), 0.0))
+    scores, kept = layer_scores(att), retained(att, [tau] * len(att.scores))
+    off_diagonal = scores.sum(0) * (1 - np.eye(len(att.tokens)))
+    weight = off_diagonal.clip(min=0).sum(1)
     root = int(weight.argmax())
     if not weight[root] > 0:
         raise ValueError(f"no token but {att.tokens[0]!r} draws anything positive from another: there is no tree to build")
@@ -153,12 +147,7 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
 
 def graph_gain(graph: nx.DiGraph, cost: float) -> float:
     """What §4.2 maximises, Σ a_ij - λ |E|, for the attention edges of an attribution graph; ``cost`` is λ."""
-    return sum(score - cost for _, _, score in attention_scores(graph))
-
-
-def attention_scores(graph: nx.DiGraph) -> list[tuple[tuple[int, int], tuple[int, int], float]]:
-    """The edges that are attention, not residual, with their scores."""
-    return [(start, end, data["score"]) for start, end, data in graph.edges(data=True) if data["kind"] == "attention"]
+    return sum(data["score"] - cost for *_, data in graph.edges(data=True) if data["kind"] == "attention")
 
 
 def graph_connections(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tensor, "L N N"]:

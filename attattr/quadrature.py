@@ -95,10 +95,7 @@ def thinned(nodes: np.ndarray, count: int) -> np.ndarray:
 
 def trapezoids(nodes: np.ndarray) -> np.ndarray:
     """Weights that integrate the broken line through equally spaced nodes, its end pieces prolonged to 0 and 1."""
-    step = nodes[1] - nodes[0]
-    weights = np.full(len(nodes), step)
-    weights[[0, -1]] = step / 2
-    for end, inner, gap in ((0, 1, nodes[0]), (-1, -2, 1 - nodes[-1])):  # the piece of length `gap` beyond an end node
-        weights[end] += gap + gap**2 / (2 * step)
-        weights[inner] -= gap**2 / (2 * step)
-    return weights
+    values = np.eye(len(nodes))  # of each weight: the line that is 1 at its node and 0 at the others
+    rise = np.diff(values, axis=0) / (nodes[1] - nodes[0])
+    line = np.stack([values[0] - rise[0] * nodes[0], *values, values[-1] + rise[-1] * (1 - nodes[-1])])
+    return np.diff([0, *nodes, 1]) @ (line[1:] + line[:-1]) / 2

@@ -25,9 +25,9 @@ from .batches import Model, Text, Tokenizer, check_texts, encode
 from .decision import class_names
 from .display import exactness
 from .figures.grammar import heat, note, page, token_axis
-from .figures.graphs import graph_sentences, graphs_drawn
+from .figures.graphs import edges_of, graph_sentences, graphs_drawn
 from .figures.tokens import touches, trigger_figure
-from .graph import TAU, attention_scores, attribution_graph, retained
+from .graph import TAU, attribution_graph, retained
 from .quadrature import METHODS
 from .svg import picture
 from .triggers import Trigger, attribute_attacked
@@ -110,7 +110,7 @@ def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
         att = explain()
         taus = [slider.value for slider in of_layer] if several.value else tau.value
         graph = attribution_graph(att, taus)
-        edges = len(attention_scores(graph))
+        edges = len(edges_of(graph, "attention"))
         if not edges:
             raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"

@@ -189,7 +189,7 @@ def test_another_terminal_is_drawn_where_it_stands():
     att = dataclasses.replace(random_attribution(5), tokens=tuple("abcdefghi"))
     goal = graph_figure(att, terminal=8).data[-1]
     assert (goal.x, goal.y) == ((8,), (4,))
-    with pytest.raises(ValueError, match=r"no \[CLS\]"):
+    with pytest.raises(ValueError, match=r"terminal=None: expected the place of one of .* \[CLS\]"):
         graph_figure(att)
 
 

@@ -200,7 +200,9 @@ def test_one_token_is_a_graph_of_itself():
 
 def test_bad_attributions_are_refused():
     att = random_attribution(0)
-    with pytest.raises(ValueError, match=r"no \[CLS\] among the tokens .*pass terminal="):
+    with pytest.raises(
+        ValueError, match=r"terminal=None: expected the place of one of 6 tokens, or None if one is \[CLS\]; these are \['a', 'b'"
+    ):
         attribution_graph(dataclasses.replace(att, tokens=("a", "b", "c", "d", "e", "f")))
     graph = attribution_graph(dataclasses.replace(att, tokens=("a", "b", "c", "d", "e", "f")), terminal=5)
     assert (4, 5) in graph

@@ -8,8 +8,9 @@ import pytest
 import attattr
 from attattr.figures import graph_sentences
 from attattr.figures.grammar import heat, page, token_labels
+from attattr.figures.graphs import edges_of
 from attattr.figures.tokens import TRIGGER
-from attattr.graph import attention_scores, attribution_graph
+from attattr.graph import attribution_graph
 from attattr.svg import picture as as_svg
 from attattr.triggers import Trigger, attribute_attacked
 from attattr.widgets import MAX_TOKENS, graph_explorer, head_browser, steps_explorer, trigger_explorer
@@ -132,7 +133,7 @@ def told(picture):
 
 def expected(att, tau):
     labels = token_labels(att.tokens)
-    return sorted((str(v[0]), labels[u[1]], labels[v[1]]) for u, v, _ in attention_scores(attribution_graph(att, tau)))
+    return sorted((str(v[0]), labels[u[1]], labels[v[1]]) for u, v in edges_of(attribution_graph(att, tau), "attention"))
 
 
 def test_the_graph_explorer_draws_the_graph_of_its_tau_and_says_it(mnli):
