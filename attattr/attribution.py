@@ -29,12 +29,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import Batch, Model, Text, Tokenizer, batches, check_texts
-from .decision import check_target, class_names, decision_value, target_classes
+from .decision import class_names, decision_value, target_classes
 from .quadrature import Rule, rules_of
 from .tap import Recording, record, replay, widened
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
-TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,10 @@ class Attribution:
             with safe_open(str(path), "pt") as file:
                 parts: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 parts |= {name: json.loads(part) for name, part in (file.metadata() or {}).items() if name != "format"}
-        except (SafetensorError, json.JSONDecodeError) as error:
+                parts = {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()}  # JSON knows no tuples
+                return cls(**parts)
+        except (SafetensorError, json.JSONDecodeError, TypeError) as error:
             raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
-        missing = {field.name for field in fields(cls)} ^ set(parts)
-        if missing:
-            raise OSError(f"{path} is not a saved Attribution: fields {sorted(missing)} are missing or unknown")
-        parts = {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()}  # JSON knows no tuples
-        return cls(**parts)
 
     def _repr_html_(self) -> str:
         from .display import attribution_html
@@ -181,7 +177,6 @@ def attribute(
     rules = rules_of(method, steps)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
-    check_target(target, class_names(model))
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS // 16)
     found = attribute_batches(model, given, texts, target, rules, tolerance, progress)
     return found if many else found[0]
@@ -225,7 +220,7 @@ def attribute_batch(
     found = []
     for b, length in enumerate(batch.lengths):
         real = (..., slice(length), slice(length))  # padding is on the right, and its connections carry no attribution
-        measured = {name: of_batch[b].cpu() for name, of_batch in vars(outcome).items()}
+        measured = {name: of_batch[b].cpu() for name, of_batch in outcome.items()}
         found.append(
             Attribution(
                 **measured | {"scores": measured["scores"][real].clone()},
@@ -242,19 +237,13 @@ def attribute_batch(
     return found
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The scores of a batch and what is known of their error, for every example and layer."""
+def integrate(
+    model: Model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float = 0.0
+) -> dict[str, Tensor]:
+    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance.
 
-    scores: Float[Tensor, "B L H N N"]
-    difference: Float[Tensor, "B L"]
-    completeness: Float[Tensor, "B L"]
-    error: Float[Tensor, "B L"]
-    evaluations: Int[Tensor, "B L"]
-
-
-def integrate(model: Model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float = 0.0) -> Outcome:
-    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance."""
+    Returns the scores, "B L H N N", and what is known of them, "B L": the parts of an `Attribution` by their names.
+    """
     examples, layers = len(targets), len(recording.context)
     difference = zero_attention_difference(model, recording, targets)
     scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=difference.dtype)
@@ -272,12 +261,13 @@ def integrate(model: Model, recording: Recording, targets: Int[Tensor, " B"], ru
             if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
                 estimate = min(estimate, float((new - scores[b, k]).norm()))
             scores[b, k], evaluations[b, k] = new, evaluations[b, k] + len(current.nodes)
-            error[b, k] = estimate / max(float(new.norm()), TINY) + rounding
+            error[b, k] = estimate / new.norm().clamp_min(1e-30) + rounding
         completeness = (scores.sum((2, 3, 4)) - difference).abs()
         unsettled &= ~within(error, completeness, difference, tolerance)
         if not unsettled.any():
             break
-    return Outcome(scores, difference, completeness, error, evaluations)
+    measured = {"difference": difference, "completeness": completeness, "error": error, "evaluations": evaluations}
+    return measured | {"scores": scores}
 
 
 def path_integrals(

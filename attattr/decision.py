@@ -16,17 +16,13 @@ def class_names(model: Model) -> list[str]:
     return [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 
-def check_target(target: str | int, names: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``target`` is ``"predicted"``, a class id or a class name."""
-    known = target in names or target == "predicted" if isinstance(target, str) else target in range(len(names))
-    if not known or isinstance(target, bool):
-        raise ValueError(f"unknown target {target!r}: expected 'predicted', a class id from 0 to {len(names) - 1}, or one of {list(names)}")
-
-
 def target_classes(target: str | int, names: Sequence[str], logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:
-    """The class id to attribute, for every example."""
+    """The class id to attribute, for every example: the one predicted, a class id or a class name; a ``ValueError`` for anything else."""
     if target == "predicted":
         return logits.argmax(-1)
+    known = target in names if isinstance(target, str) else target in range(len(names)) and not isinstance(target, bool)
+    if not known:
+        raise ValueError(f"unknown target {target!r}: expected 'predicted', a class id from 0 to {len(names) - 1}, or one of {list(names)}")
     index = names.index(target) if isinstance(target, str) else int(target)
     return torch.full((len(logits),), index, device=logits.device)
 

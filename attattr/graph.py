@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import combinations
 
 import networkx as nx
 import numpy as np
@@ -145,11 +143,6 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
     return tree
 
 
-def graph_gain(graph: nx.DiGraph, cost: float) -> float:
-    """What §4.2 maximises, Σ a_ij - λ |E|, for the attention edges of an attribution graph; ``cost`` is λ."""
-    return sum(data["score"] - cost for *_, data in graph.edges(data=True) if data["kind"] == "attention")
-
-
 def graph_connections(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tensor, "L N N"]:
     """The attention edges of an attribution graph (not its residual ones) as a mask: entry [l, i, j] is the edge ((l + 1, i), (l, j)).
 
@@ -162,40 +155,6 @@ def graph_connections(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tenso
             raise ValueError(f"an edge from token {i} to token {j} in layer {layer}: expected {layers} layers and {tokens} tokens")
         edges[layer, i, j] = kind == "attention"
     return edges
-
-
-def best_gain(att: Attribution, cost: float, tau: float | Sequence[float] = TAU, connected: bool = False) -> float:
-    """The largest Σ a_ij - λ |E| over all sets of admissible edges (§4.2).
-
-    The sum is separable: its optimum takes every admissible edge with a score above λ. With ``connected``, every edge must
-    lie on a path to [CLS], where a token that is reached at one level is reached at all below (the residual
-    connection). Then an edge may be worth taking at a loss for what lies beyond it, and all sets of reached tokens are
-    tried: at most 16 tokens.
-
-    Raises:
-        ValueError: a negative cost; with ``connected`` more than 16 tokens, or no [CLS]; and as `attribution_graph`.
-    """
-    if not cost >= 0:
-        raise ValueError(f"cost={cost}: expected a number from 0 upward, in probability for each edge")
-    gain = np.where(retained(att, tau), layer_scores(att) - cost, -np.inf)
-    if not connected:
-        return float(gain.clip(min=0).sum())
-    if len(att.tokens) > 16:
-        raise ValueError(f"{len(att.tokens)} tokens: every set of them is tried, so expected at most 16 tokens")
-
-    @cache
-    def best_below(level: int, reached: frozenset[int]) -> float:
-        if level == 0:
-            return 0.0
-        rows = gain[level - 1, sorted(reached)]
-        best_edge = rows.max(0)  # to each token
-        paid = reached.union(np.flatnonzero(best_edge > 0).tolist())  # what pays is taken in any case, and reaches its token
-        at_a_loss = set(np.flatnonzero(best_edge > -np.inf).tolist()) - paid
-        choices = [taken for count in range(len(at_a_loss) + 1) for taken in combinations(sorted(at_a_loss), count)]
-        beyond = [sum(best_edge[j] for j in taken) + best_below(level - 1, paid.union(taken)) for taken in choices]
-        return float(rows.clip(min=0).sum() + max(beyond))
-
-    return best_below(len(gain), frozenset([find_terminal(att.tokens)]))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import pearsonr
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -83,7 +84,7 @@ def head_importance(
 
 def largest_scores(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
     """max Attr_h(A) for the gold label (Eq. 5)."""
-    scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)]).scores
+    scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)])["scores"]
     return largest_of_texts(scores, batch)
 
 
@@ -207,8 +208,6 @@ def correlation(first: Float[Tensor, "L H"], second: Float[Tensor, "_L _H"]) -> 
     Raises:
         ValueError: importances of models with other layers or heads, with NaN, or the same for every head.
     """
-    from scipy.stats import pearsonr
-
     check_pair(first, second, "head")
     found = pearsonr(first.flatten().double().numpy(), second.flatten().double().numpy())
     low, high = found.confidence_interval(0.95)

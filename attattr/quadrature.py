@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .data import one_of
+
 METHODS = ("gauss-legendre", "riemann", "riemann-left")
 AUTO_STEPS = (6, 10, 20, 40, 80)  # one after the other, until the error is small enough
 
@@ -63,8 +65,7 @@ def rule(method: str, steps: int | str) -> Rule:
     >>> round(float(gauss.weights[0] @ gauss.nodes**3), 12)  # ∫ α³ dα
     0.25
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS))}")
+    one_of("method", method, METHODS)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps={steps!r}: expected a whole number of at least 1, or 'auto' where a text is attributed")
     if method == "gauss-legendre":

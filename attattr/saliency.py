@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .attribution import Attribution, within
 from .batches import TOKENS_PER_PASS, Model, Text, Tokenizer, batches, check_texts
-from .decision import check_target, class_names, decision_value, target_classes
+from .decision import class_names, decision_value, target_classes
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
 from .quadrature import rule
@@ -100,7 +100,6 @@ class Words:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, text: Text, target: str | int) -> None:
         self.model, self.tokenizer, self.ordinary = model, tokenizer, ordinary_tokens(tokenizer, text)
-        check_target(target, class_names(model))
         if "inputs_embeds" not in inspect.signature(model.forward).parameters:
             raise TypeError(f"{type(model).__name__} takes no inputs_embeds: expected a model that can start from word embeddings")
         # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from scipy.interpolate import PchipInterpolator
 
 from .figures.grammar import INK
 
@@ -131,16 +132,10 @@ def titles(trace: Any) -> Callable[..., str]:
 
 
 def smooth(points: Sequence[Point]) -> str:
-    """Plotly's spline: a centripetal Catmull-Rom curve through the points; a straight line through two."""
-    controls: list[Any] = [points[0]]
-    for before, here, after in zip(points, points[1:], points[2:], strict=False):
-        back, on = np.subtract(before, here), np.subtract(after, here)
-        near, far = np.hypot(*back) ** 0.5, np.hypot(*on) ** 0.5
-        turn = (far**2 * back - near**2 * on) / (3 * (near + far))
-        controls += [here + turn / far, here - turn / near]
-    bends = zip(controls[::2], [*controls[1::2], points[-1]], points[1:], strict=True)
-    numbers = [" ".join(f"{number:.1f}" for number in np.ravel(bend).tolist()) for bend in bends]
-    return f"M{points[0][0]:.1f} {points[0][1]:.1f}" + "".join(f"C{bend}" for bend in numbers)
+    """A curve through the points that nowhere goes beyond them, in short straight pieces; a straight line through two."""
+    way = np.cumsum([0, *np.hypot(*np.diff(points, axis=0).T)])
+    curve = PchipInterpolator(way, points)(np.linspace(0, way[-1], 32 if len(points) > 2 else 2))
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in curve.tolist())
 
 
 def shares(trace: Any, values: Any) -> np.ndarray:

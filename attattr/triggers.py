@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import Attribution, attribute, attribute_batches, strongest_connections
 from .batches import Batch, Dataset, Model, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
 from .data import one_of
-from .decision import check_target, class_names
+from .decision import class_names
 from .quadrature import rules_of
 
 SCORES = ("maximum", "top-two")
@@ -246,7 +247,10 @@ def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> tu
     length = len(encoded["input_ids"])
     runs = segment_runs(encoded.sequence_ids())
     own = {segment: run for segment, run in runs if segment is not None}
-    new_ids = trigger_ids(tokenizer, trigger)
+    new_ids = tokenizer.convert_tokens_to_ids(list(trigger.tokens))
+    for token, number in zip(trigger.tokens, new_ids, strict=True):
+        if number is None or number == tokenizer.unk_token_id or number in tokenizer.all_special_ids:
+            raise ValueError(f"the tokenizer has no ordinary token {token!r}: expected one of its own, as it writes them")
     unknown = [segment for segment in trigger.segments if segment not in own]
     if unknown:
         raise ValueError(f"the trigger {trigger.tokens} has a token in segment {unknown[0]!r}, but the text has segments {list(own)}")
@@ -274,15 +278,6 @@ def merged(own: Sequence[int], new: Mapping[int, float]) -> list[int]:
         place = max(place + 1, round((len(own) + len(new)) * new[entry]))
         order.insert(place - 1, entry)  # beyond the end, as the place before it was taken: at the end
     return order
-
-
-def trigger_ids(tokenizer: Tokenizer, trigger: Trigger) -> list[int]:
-    """The ids of a trigger's tokens, all known and none special."""
-    ids = tokenizer.convert_tokens_to_ids(list(trigger.tokens))
-    for token, number in zip(trigger.tokens, ids, strict=True):
-        if number is None or number == tokenizer.unk_token_id or number in tokenizer.all_special_ids:
-            raise ValueError(f"the tokenizer has no ordinary token {token!r}: expected one of its own, as it writes them")
-    return ids
 
 
 def attacked_batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[list[Batch], int]:
@@ -338,8 +333,6 @@ def attack_of(
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
-    from scipy.stats import binomtest
-
     found = binomtest(hits, of).proportion_ci(0.95, "wilson")
     return float(found.low), float(found.high)
 
@@ -351,7 +344,6 @@ def attribute_attacked(
 
     Word pieces, too, stay where they were put: the text is not written and cut into tokens again.
     """
-    check_target(target, class_names(model))
     (given,), _ = check_texts([text])
     columns, places, _ = insert(tokenizer, given, trigger, length_limit(model, tokenizer))
     special = set(tokenizer.all_special_ids)

@@ -25,7 +25,7 @@ from .batches import Model, Text, Tokenizer, check_texts, encode
 from .decision import class_names
 from .display import exactness
 from .figures.grammar import heat, note, page, token_axis
-from .figures.graphs import edges_of, graph_sentences, graphs_drawn
+from .figures.graphs import decided, edges_of, graph_sentences, graphs_drawn
 from .figures.tokens import touches, trigger_figure
 from .graph import TAU, attribution_graph, retained
 from .quadrature import METHODS
@@ -56,7 +56,7 @@ def head_browser(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ip
         at = at_layer.value, at_head.value
         values, limit = (att.attention, None) if shown.value == "attention" else (att.scores, float(att.scores.abs().max()))
         title = f"{shown.value}, layer {at[0]}, head {at[1]}"
-        return map_of_tokens(values[at], att.tokens, title, limit), f"{decision(att)} {exactness(att)}"
+        return map_of_tokens(values[at], att.tokens, title, limit), f"Decision: {decided(att)}. {exactness(att)}"
 
     return explorer([sentence, shown, at_layer, at_head], show)
 
@@ -77,7 +77,7 @@ def steps_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
         drawn = map_of_tokens(att.scores[layer].sum(0), att.tokens, title, float(true.sum(0).abs().max()))
         wrong = float((att.scores[layer] - true).norm() / true.norm().clamp_min(1e-12))
         return drawn, (
-            f"{decision(att)} Layer {layer}: the scores sum to {float(att.scores[layer].sum()):+.4f}, F(A) - F(0) is "
+            f"Decision: {decided(att)}. Layer {layer}: the scores sum to {float(att.scores[layer].sum()):+.4f}, F(A) - F(0) is "
             f"{float(att.difference[layer]):+.4f}: completeness gap {float(att.completeness[layer]):.1e}. Estimated relative error "
             f"{float(att.error[layer]):.1e}, true {wrong:.1e} (against {REFERENCE_STEPS} Gauss-Legendre nodes)."
         )
@@ -115,8 +115,8 @@ def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
             raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
         return picture(graphs_drawn(att, {"shown": graph})) + told, (
-            f"{decision(att)} {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens once, "
-            f"from the top down, and no [SEP] that is a leaf. {exactness(att)}"
+            f"Decision: {decided(att)}. {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens "
+            f"once, from the top down, and no [SEP] that is a leaf. {exactness(att)}"
         )
 
     return explorer([sentence, tau, several, drawer], show)
@@ -157,7 +157,7 @@ def trigger_explorer(
         touching = touches(after.strongest(count.value, over="all"), places)
         changed = "The decision flips." if before.target != after.target else "The decision stays."
         return picture(trigger_figure(before, after, places, class_names(model), count.value)), (
-            f"{changed} Without the trigger: {decision(before)} {exactness(before)} With it: {decision(after)} {exactness(after)} "
+            f"{changed} Without the trigger: {decided(before)}. {exactness(before)} With it: {decided(after)}. {exactness(after)} "
             f"{sum(touching)} of the {len(touching)} largest scores with it touch the trigger."
         )
 
@@ -216,8 +216,3 @@ def as_text(line: str) -> Text:
     """The text, or the pair of texts, that the line of a text box means."""
     first, bar, second = line.partition("||")
     return (first.strip(), second.strip()) if bar else line
-
-
-def decision(att: Attribution) -> str:
-    """What the model decided, in words."""
-    return f"Decision: {att.label} (p = {float(att.probabilities[att.target]):.3f})."

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas
 
-from ..data import data_folder
+from ..data import data_folder, one_of
 from ..triggers import Trigger
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
@@ -88,8 +88,7 @@ def trigger_of(row: Mapping[str, Any]) -> Trigger:
 def check_columns(path: Path, found: Sequence[str]) -> None:
     """Raise ``ValueError`` unless a table has exactly the columns of its kind, the first part of the file's name."""
     kind = path.stem.rpartition("-")[0]
-    if kind not in COLUMNS:
-        raise ValueError(f"{path} is of an unknown kind {kind!r}: expected one of {list(COLUMNS)}")
+    one_of(f"kind of result in {path}:", kind, COLUMNS)
     wanted = {"task", *COLUMNS[kind]}
     if set(found) != wanted:
         raise ValueError(f"{path} lacks the columns {sorted(wanted - set(found))} and has {sorted(set(found) - wanted)} instead")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from ...data import data_folder, digest, find_task, read_split
+from ...data import data_folder, digest, find_task, one_of, read_split
 from ..results import write_result
 from ..training.model_folder import versions
 from .evidence import edges, fig3, fig4
@@ -50,8 +50,7 @@ RESULTS = {
 
 def reproduce(name: str, run: Run) -> Path:
     """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where."""
-    if name not in RESULTS:
-        raise ValueError(f"unknown result {name!r}: expected one of {', '.join(map(repr, RESULTS))}")
+    one_of("result", name, RESULTS)
     task = find_task(run.task)
     everything = read_split(task, run.data)
     experiment = RESULTS[name]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...attribution import Attribution, attribute
 from ...batches import Model, Text, Tokenizer, encode, texts_of
-from ...data import TASKS, examples
+from ...data import TASKS, examples, one_of
 from ...flow import EQUAL, attention_flow, attention_rollout, flow_saturation, is_causal, scores_as_attention, source_bound
 from ...pretrained import load, load_base
 from ...saliency import RELEVANCES, SIGNED, TENTHS, masking_curves, mean_interval, ordinary_tokens, rank_correlation, read_row
@@ -198,13 +198,12 @@ def untrained(family: str, layers: int, width: int = 128, seed: int = 0) -> Mode
     """
     from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
+    one_of("family", family, ("bert", "gpt2"))
     torch.manual_seed(seed)
     if family == "gpt2":
         shape = {"n_layer": layers, "n_embd": width, "n_head": width // 32, "n_positions": 512}
         ends = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
         return GPT2ForSequenceClassification(GPT2Config(vocab_size=30522, **shape, **ends)).eval()
-    if family != "bert":
-        raise ValueError(f"unknown family {family!r}: expected 'bert' or 'gpt2'")
     shape = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
     return BertForSequenceClassification(BertConfig(vocab_size=30522, **shape)).eval()
 
@@ -218,8 +217,7 @@ def starting_point(kind: str, folder: Path) -> None:
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in ("decoder", "deep"):
-        raise ValueError(f"unknown kind {kind!r}: expected 'decoder' or 'deep'")
+    one_of("kind", kind, ("decoder", "deep"))
     base, tokenizer, _ = load_base(TASKS["sst2"])
     model = base
     if kind == "decoder":

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ...batches import Model, collate
-from ...data import Task, digest, find_task, read_rows, read_split
+from ...data import Task, digest, find_task, one_of, read_rows, read_split
 from ...pretrained import adapter_folder, check_sha256, load_base
 from .evaluation import Row, accelerate, encode, evaluate
 from .model_folder import write_model
@@ -81,8 +81,7 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     task = find_task(settings.task)
     if settings.epochs <= 0 or settings.batch_size < 1:
         raise ValueError(f"nothing to train on: epochs={settings.epochs}, batch_size={settings.batch_size}")
-    if settings.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"unknown precision {settings.precision!r}: expected 'float32' or 'bfloat16'")
+    one_of("precision", settings.precision, ("float32", "bfloat16"))
     if settings.both_orders and len(task.columns) < 2:
         raise ValueError(f"both_orders is for pairs: {task.name!r} has one column, {task.columns[0]!r}")
     rows = [row for file in settings.files for row in read_rows(Path(data) / file, task)] or read_split(task, data, "train")
