@@ -117,14 +117,12 @@ class Words:
         Raises:
             ValueError: no such token.
         """
-        vocabulary = self.tokenizer.get_vocab()
-        if blank is not None and blank not in vocabulary:
-            raise ValueError(f"blank={blank!r} is not in the tokenizer's vocabulary: expected one of its tokens")
         usual = (self.tokenizer.mask_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id)
-        found = [id for id in usual if id is not None] if blank is None else [vocabulary[blank]]
+        asked = usual if blank is None else (self.tokenizer.get_vocab().get(blank),)
+        found = [id for id in asked if id is not None]
         if not found:
-            name = type(self.tokenizer).__name__
-            raise ValueError(f"{name} has no mask, padding or unknown token: pass the token to blank with as blank=")
+            known = f"a token of the vocabulary of {type(self.tokenizer).__name__}"
+            raise ValueError(f"blank={blank!r}: expected {known}, or None where it has a mask, padding or unknown token")
         with torch.inference_mode(False), torch.no_grad():
             embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.model.device))
         return torch.where(absent.to(embedding.device)[..., None], embedding, self.embeddings)
