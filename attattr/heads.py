@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import pearsonr
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .attribution import integrate
@@ -82,32 +84,19 @@ def head_importance(
     return (importance, per_example) if return_per_example else importance
 
 
-def largest_scores(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
-    """max Attr_h(A) for the gold label (Eq. 5)."""
-    scores = integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)])["scores"]
-    return largest_of_texts(scores, batch)
-
-
-def largest_weights(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
-    """max A_h, over the text's own tokens."""
-    return largest_of_texts(torch.stack(record(model, batch.inputs).attention, dim=1), batch)
-
-
-def largest_of_texts(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "B L H"]:
-    """The largest entry of each head, without padding."""
+def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "B L H"]:
+    """The largest entry of each head, without padding: max Attr_h(A) for the gold label (Eq. 5), or max A_h."""
     return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
 
 
-def first_order(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
-    """|Σ_ij A_ij ∂loss/∂A_ij| = |Σ_i c_i · ∂loss/∂c_i| (Eq. 6). The sum of the losses gives each text its own gradient."""
-    found = context_gradients(model, batch.inputs, lambda logits: torch.nn.functional.cross_entropy(logits, gold, reduction="sum"))
-    return torch.stack([(context * gradient).sum((1, 3)).abs() for context, gradient in found], dim=1)
+def gains(model: Model, batch: Batch, objective: Callable[[Tensor], Tensor]) -> Float[Tensor, "B L N H"]:
+    """c_i · ∂objective/∂c_i for each token i. A sum over the texts gives each its own gradient.
 
-
-def first_order_of_logits(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
-    """Σ_i |c_i · ∂S/∂c_i|, S the sum of the logits: the authors' released code, which reads the logits as if they were the loss."""
-    found = context_gradients(model, batch.inputs, lambda logits: logits.sum())
-    return torch.stack([(context * gradient).sum(3).abs().sum(1) for context, gradient in found], dim=1)
+    Over all tokens it is Σ_ij A_ij ∂objective/∂A_ij (Eq. 6, of the loss). The authors' released code reads the logits as if they were
+    the loss, S their sum, and adds up |c_i · ∂S/∂c_i|.
+    """
+    found = context_gradients(model, batch.inputs, objective)
+    return torch.stack([(context * gradient).sum(3) for context, gradient in found], dim=1)
 
 
 def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
@@ -119,11 +108,14 @@ def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps:
     return (right[:, -1:] - right[:, :-1]).reshape(-1, *shape)
 
 
+# Every measure by one signature, ``(model, batch, gold, steps)``: one number for each text and head, "B L H". See `head_importance`.
 METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = {
-    "attribution": largest_scores,
-    "taylor": first_order,
-    "taylor-logits": first_order_of_logits,
-    "attention": largest_weights,
+    "attribution": lambda model, batch, gold, steps: largest(
+        integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)])["scores"], batch
+    ),
+    "taylor": lambda model, batch, gold, steps: gains(model, batch, partial(cross_entropy, target=gold, reduction="sum")).sum(2).abs(),
+    "taylor-logits": lambda model, batch, gold, steps: gains(model, batch, torch.sum).abs().sum(2),
+    "attention": lambda model, batch, gold, steps: largest(torch.stack(record(model, batch.inputs).attention, dim=1), batch),
     "accuracy": loss_of_accuracy,
 }
 
