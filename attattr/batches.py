@@ -15,9 +15,7 @@ from .tap import check_heads, gated, logits_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import BatchEncoding
-    from transformers import PreTrainedModel as Model
-    from transformers import PreTrainedTokenizerBase as Tokenizer
+    from transformers import BatchEncoding, PreTrainedModel as Model, PreTrainedTokenizerBase as Tokenizer
 else:  # slow to import, and only named
     BatchEncoding = Dataset = Model = Tokenizer = object
 

@@ -121,8 +121,7 @@ class Words:
         asked = usual if blank is None else (self.tokenizer.get_vocab().get(blank),)
         found = [id for id in asked if id is not None]
         if not found:
-            known = f"a token of the vocabulary of {type(self.tokenizer).__name__}"
-            raise ValueError(f"blank={blank!r}: expected {known}, or None where it has a mask, padding or unknown token")
+            raise ValueError(f"blank={blank!r}: expected one of the tokenizer's tokens, or None if it has a mask, padding or unknown token")
         with torch.inference_mode(False), torch.no_grad():
             embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.model.device))
         return torch.where(absent.to(embedding.device)[..., None], embedding, self.embeddings)

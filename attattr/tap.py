@@ -150,8 +150,7 @@ def gated(model: nn.Module, gates: Shaped[Tensor, "L H"] | Shaped[Tensor, "B L H
         rows, heads, queries, keys = attention.shape
         expected = {2: (heads,), 3: (rows, heads), 4: (rows, queries, keys)}[gates.ndim]
         if layer >= len(of_layers) or of_layers.shape[1:] != expected:
-            given = f"gates of shape {tuple(gates.shape)} do not fit the model and its input"
-            raise ValueError(f"{given}: expected {expected} for each layer, of which there are more than {layer}")
+            raise ValueError(f"gates of shape {tuple(gates.shape)} do not fit: expected {expected} for each of more than {layer} layers")
         gate = of_layers[layer].to(context)
         if gates.ndim == 4:
             return torch.einsum("bhnk,bhkd->bnhd", attention * gate[:, None], value)
@@ -226,8 +225,9 @@ def check_heads(model: nn.Module, keep: Tensor) -> None:
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
     if keep.ndim not in (2, 3) or tuple(keep.shape[-2:]) != layers_and_heads(model):
-        expected = "({}, {})".format(*layers_and_heads(model))
-        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {expected}, layers and heads, or one such for each row")
+        raise ValueError(
+            f"keep has shape {tuple(keep.shape)}: expected {layers_and_heads(model)}, layers and heads, for all rows or for each"
+        )
 
 
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
@@ -261,11 +261,9 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         stack.enter_context(tapped(model, keep))
         logits = logits_of(model, inputs)
     attention, value, context = zip(*seen, strict=True)
-    if len({layer.shape[1] for layer in attention}) > 1:
-        raise ValueError(
-            f"layers with {[layer.shape[1] for layer in attention]} heads: expected as many in each. Heads were cut out of this model; "
-            "explain the whole one"
-        )
+    heads = [of_layer.shape[1] for of_layer in attention]
+    if len(set(heads)) > 1:
+        raise ValueError(f"layers with {heads} heads: expected as many in each; if heads were cut out of the model, explain the whole one")
     modules = dict.fromkeys(entered[call][0] for call in owner)
     calls = [call for call, (module, _) in enumerate(entered) if module in modules]
     block_calls, hidden = tuple(map(calls.index, owner)), tuple(entered[call][1] for call in calls)

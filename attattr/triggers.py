@@ -48,8 +48,7 @@ class Trigger:
 
     def __post_init__(self) -> None:
         if not self.tokens or not len(self.tokens) == len(self.positions) == len(self.segments):
-            sizes = f"{len(self.tokens)} tokens, {len(self.positions)} positions and {len(self.segments)} segments"
-            raise ValueError(f"a trigger of {sizes}: expected one position and one segment for each token, and at least one token")
+            raise ValueError(f"{vars(self)}: expected one position and one segment for each token, and at least one token")
         if not all(0 <= position <= 1 for position in self.positions):
             raise ValueError(f"positions {list(self.positions)}: expected numbers from 0 to 1, relative to the length of the segment")
 

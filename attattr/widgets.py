@@ -95,8 +95,7 @@ def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
     threshold = partial(ipywidgets.FloatSlider, min=0, max=1, step=0.05)
     tau = threshold(TAU, description="τ")
     several = ipywidgets.Checkbox(False, description="one for each layer", indent=False)
-    narrow = {"width": "15rem"}
-    of_layer = [threshold(TAU * (layer < top), description=f"layer {layer}", layout=narrow) for layer in range(top + 1)]
+    of_layer = [threshold(TAU * (layer < top), description=f"layer {layer}", layout={"width": "15rem"}) for layer in range(top + 1)]
     drawer = ipywidgets.Box(of_layer, layout={"display": "none", "flex_flow": "row wrap"})
 
     def open_drawer(_: object) -> None:
@@ -115,8 +114,8 @@ def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
             raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
         return picture(graphs_drawn(att, {"shown": graph})) + told, (
-            f"Decision: {decided(att)}. {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of tokens "
-            f"once, from the top down, and no [SEP] that is a leaf. {exactness(att)}"
+            f"Decision: {decided(att)}. {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of "
+            f"tokens once, from the top down, and no [SEP] that is a leaf. {exactness(att)}"
         )
 
     return explorer([sentence, tau, several, drawer], show)
@@ -190,7 +189,7 @@ def explainer(model: Model, tokenizer: Tokenizer, text: Text) -> tuple[ipywidget
 
 def explorer(controls: Sequence[ipywidgets.Widget], show: Callable[[], tuple[str, str]]) -> ipywidgets.VBox:
     """Controls (or boxes of them), a line of words, and a picture: ``show()`` gives the last two anew whenever a control changes."""
-    words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "98%"})
+    words, canvas = ipywidgets.HTML(), ipywidgets.HTML(layout=WIDE)
 
     def draw(_: object = None) -> None:
         words.value = "computing ..."

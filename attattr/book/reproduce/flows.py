@@ -37,8 +37,7 @@ def flow_correlations(run: Run) -> Measured:
     texts = texts_of(drawn(run))
     rows: Rows = []
     models: dict[str, dict[str, Any]] = {}
-    sources: dict[str, str | Path] = {f"trained, {run.task}": run.task}
-    sources |= {f"other {number}": folder for number, folder in enumerate(run.other)}
+    sources: Any = {f"trained, {run.task}": run.task} | {f"other {number}": folder for number, folder in enumerate(run.other)}
     for name, source in sources.items():
         model, tokenizer = load(source)
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]

@@ -60,9 +60,8 @@ def fig5(run: Run) -> Measured:
 
     jobs = [(method, number) for method, times in TIMES.items() for number in range(times)]
     lines = resumable(partial_file("fig5", run, "importance"), f"importance {run.task}", jobs, measure)
-    importances = {job: torch.tensor([row["value"] for row in line]) for job, line in zip(jobs, lines, strict=True)}
     heads = model.config.num_attention_heads
-    importances = {job: values.reshape(-1, heads) for job, values in importances.items()}
+    importances = {job: torch.tensor([row["value"] for row in line]).reshape(-1, heads) for job, line in zip(jobs, lines, strict=True)}
     for number in range(RANDOM_ORDERS):
         importances["random", number] = random_importance(importances["attribution", 0], number)
     rows = drawn(run)
