@@ -216,7 +216,7 @@ def test_the_trigger_explorer_shows_both_decisions_and_what_they_rest_on(sst2):
     before, (after, (place,)) = attattr.attribute(model, tokenizer, TEXT), attribute_attacked(model, tokenizer, TEXT, NEVER)
     assert_balanced(picture.value)
     assert ("The decision flips." in words.value) == (before.label != after.label)
-    assert f"{before.label} (p = {float(before.probabilities.max()):.3f})" in words.value
+    assert f"{before.label}, p = {float(before.probabilities.max()):.3f}." in words.value
     for name, p, q in zip(("negative", "positive"), before.probabilities, after.probabilities, strict=True):
         assert (
             f"<title>{name}: {round(float(p), 3):.3f}</title>" in picture.value
@@ -277,7 +277,7 @@ def test_what_cannot_be_attacked_is_answered_in_words(sst2):
 def test_the_trigger_explorer_takes_pairs(mnli):
     by_telephone = Trigger(("by", "telephone"), (0.53, 0.59), (1, 1), 0.1, "neutral")
     _, words, picture = parts(trigger_explorer(*mnli, [by_telephone], [PAIR]))
-    assert "Decision" in words.value and picture.value.count("[SEP]") >= 2
+    assert "The decision" in words.value and picture.value.count("[SEP]") >= 2
     shown = re.findall(rf'fill="{TRIGGER}" ><tspan><tspan font-weight="bold">([a-z]+)<', picture.value)
     assert shown == ["by", "telephone"]
 
