@@ -339,7 +339,7 @@ def test_accuracy_and_f1_are_scikit_learns(base, data):
         ({"holdout": -1}, "nothing to train on: 200 rows, holdout=-1"),
         ({"rows": 0}, "nothing to train on: 200 rows, holdout=0, rows=0"),
         ({"both_orders": True}, "both_orders is for pairs: 'sst2' has one column, 'sentence'"),
-        ({"precision": "float8"}, "unknown precision 'float8': expected 'float32' or 'bfloat16'"),
+        ({"precision": "float8"}, "unknown precision 'float8': expected one of 'float32', 'bfloat16'"),
     ],
 )
 def test_impossible_settings_are_refused(base, data, tmp_path, options, message):

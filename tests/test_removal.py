@@ -92,14 +92,14 @@ def test_what_cannot_be_cut_is_refused_in_words():
         attattr.remove_heads(bert(), torch.ones(4, 3, dtype=torch.bool))
     model, tokenizer = attattr.load("sst2")
     smaller = attattr.remove_heads(model, some_heads(6, 12))
-    with pytest.raises(ValueError, match=r"Heads were cut out of this model"):
+    with pytest.raises(ValueError, match=r"if heads were cut out of the model"):
         attattr.attribute(smaller, tokenizer, TEXTS[0])
     with pytest.raises(ValueError, match=r"heads were cut out of this BertForSequenceClassification"):
         attattr.remove_heads(smaller, some_heads(6, 12))
     megatron = MegatronBertForSequenceClassification(
         MegatronBertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
     )
-    with pytest.raises(TypeError, match="cannot see the attention of this model"):
+    with pytest.raises(TypeError, match="attention interface"):
         attattr.remove_heads(megatron, some_heads(3, 4))
 
 

@@ -209,6 +209,6 @@ def test_a_starting_point_knows_what_the_base_knows(kind, tmp_path):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="unknown family 'bart': expected 'bert' or 'gpt2'"):
+    with pytest.raises(ValueError, match="unknown family 'bart': expected one of 'bert', 'gpt2'"):
         flows.untrained("bart", 2)
     assert type(flows.untrained("gpt2", 1, width=32)) is type(family("gpt2"))
