@@ -9,7 +9,7 @@ import torch
 import attattr
 from attattr.batches import predict
 from attattr.book.reproduce import Run, reproduce
-from attattr.book.reproduce.running import resumable
+from attattr.book.reproduce.running import partial_file, resumable
 from attattr.book.results import read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
 from attattr.graph import graph_connections
@@ -24,14 +24,15 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
             raise KeyboardInterrupt
         return {"item": item}
 
-    path = tmp_path / "results" / ".rows.jsonl"
+    run = Run(task="sst2", data=tmp_path, rows=6, seed=0, output=tmp_path / "results", name="test")
+    jobs = [(i,) for i in range(6)]
     with pytest.raises(KeyboardInterrupt):
-        resumable(path, "test", range(6), measure)
-    with path.open("a") as file:
+        resumable(run, "rows", jobs, measure)
+    with partial_file(run, "rows").open("a") as file:
         file.write('{"item": 3, "more": {"x": 1}')  # the half line that a kill can leave
-    assert resumable(path, "test", range(6), measure) == [{"item": i} for i in range(6)]
+    assert resumable(run, "rows", jobs, measure) == [{"item": i} for i in range(6)]
     assert asked == [0, 1, 2, 3, 3, 4, 5]
-    assert resumable(path, "test", range(6), measure) == [{"item": i} for i in range(6)]
+    assert resumable(run, "rows", jobs, measure) == [{"item": i} for i in range(6)]
     assert asked == [0, 1, 2, 3, 3, 4, 5]
 
 

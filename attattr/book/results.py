@@ -65,17 +65,16 @@ def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
     """The table in one file, checked; arguments and errors as for `result`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        columns, provenance = dict(content["columns"]), dict(content["provenance"])
-        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        table, provenance = pandas.DataFrame(content["columns"], dtype=object), dict(content["provenance"])
     except (ValueError, KeyError, TypeError) as error:
         raise OSError(f"{path} is damaged, or no result: {type(error).__name__}: {error}") from error
-    check_columns(path, list(columns))
-    chosen = [row for row in rows if measure in (None, row.get("measure"))]
-    if not chosen:
-        raise ValueError(f"{path} holds no measure {measure!r}, only {sorted({str(row.get('measure')) for row in rows})}")
-    table = pandas.DataFrame(chosen)
+    found, wanted = set(table), set(columns_of(path))
+    if found != wanted:
+        raise ValueError(f"{path} lacks the columns {sorted(wanted - found)} and has {sorted(found - wanted)} instead")
     if measure is not None:
-        table = table.dropna(axis=1, how="all").drop(columns="measure")
+        one_of(f"measure of {path.stem}", measure, sorted(set(table.get("measure", ()))))
+        table = table[table["measure"] == measure].dropna(axis=1, how="all").drop(columns="measure").reset_index(drop=True)
+    table = table.infer_objects()
     table.attrs.update(provenance)
     return table
 
@@ -85,23 +84,21 @@ def trigger_of(row: Mapping[str, Any]) -> Trigger:
     return Trigger(tuple(row["tokens"]), tuple(row["positions"]), tuple(row["segments"]), row["score"], row["label"])
 
 
-def check_columns(path: Path, found: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless a table has exactly the columns of its kind, the first part of the file's name."""
+def columns_of(path: Path) -> tuple[str, ...]:
+    """The columns of a table of its kind, the first part of the file's name."""
     kind = path.stem.rpartition("-")[0]
     one_of(f"kind of result in {path}:", kind, COLUMNS)
-    wanted = {"task", *COLUMNS[kind]}
-    if set(found) != wanted:
-        raise ValueError(f"{path} lacks the columns {sorted(wanted - set(found))} and has {sorted(set(found) - wanted)} instead")
+    return ("task", *COLUMNS[kind])
 
 
 def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Path:
     """Write a table whose rows are dictionaries (a column that a row does not name is empty), aside first: a full disk leaves the old."""
-    task = path.stem.rpartition("-")[2]
-    names = ("task", *COLUMNS[path.stem.rpartition("-")[0]])
-    unknown = sorted(set().union(*rows) - set(names))
-    if unknown or not rows:
-        raise ValueError(f"{path}: {len(rows)} rows with the columns {unknown}: expected some, and only {list(names)}")
-    cells = {name: [{"task": task, **row}.get(name) for row in rows] for name in names}
+    names, table = columns_of(path), pandas.DataFrame(rows, dtype=object)
+    unknown = sorted(set(table) - set(names))
+    if unknown or table.empty:
+        raise ValueError(f"{path}: {len(table)} rows with the columns {unknown}: expected some, and only {list(names)}")
+    table = table.assign(task=path.stem.rpartition("-")[2]).reindex(columns=names)
+    cells = table.where(table.notna(), None).to_dict("list")
     lines = [f"{json.dumps(name)}: {json.dumps(column, ensure_ascii=False, separators=(',', ':'))}" for name, column in cells.items()]
     aside = path.with_suffix(".new")
     aside.write_text(f'{{"provenance": {json.dumps(dict(provenance))},\n"columns": {{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...data import data_folder, digest, find_task, one_of, read_split
 from ..results import write_result
-from ..training.model_folder import versions
+from ..training.model_folder import training_record, versions
 from .evidence import edges, fig3, fig4
 from .flows import flow_correlations, saturation
 from .heads import fig5, fig6
@@ -63,8 +63,8 @@ def reproduce(name: str, run: Run) -> Path:
     if experiment.train:
         data["train_sha256"] = digest(read_split(task, run.data, "train"))
     made_of = {"model": weights, "data": data, "versions": versions()}
-    key = json.dumps([made_of, [Path(folder, "training.json").read_text(encoding="utf-8") for folder in run.other]])
-    run = replace(run, model=weights, key=sha256(key.encode()).hexdigest()[:12])
+    key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
+    run = replace(run, name=name, model=weights, key=sha256(key.encode()).hexdigest()[:12])
     options = (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
     command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
     began = time.perf_counter()
@@ -72,6 +72,6 @@ def reproduce(name: str, run: Run) -> Path:
     provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))} | about
     run.output.mkdir(parents=True, exist_ok=True)
     path = write_result(run.output / f"{name}-{task.name}.json", rows, provenance)
-    for part in run.output.glob(partial_file(name, run, "*").name):
+    for part in run.output.glob(partial_file(run, "*").name):
         part.unlink()
     return path

@@ -15,8 +15,9 @@ from ...attribution import Attribution, attribute
 from ...batches import Text, predict, texts_of
 from ...data import examples
 from ...graph import attribution_graph, distances, graph_connections, retained
+from ...heads import random_importance
 from ...pretrained import load
-from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded, sample
+from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
 
 RANDOM_ORDERS = 5
 RESAMPLES = 1000
@@ -48,35 +49,33 @@ def fig3(run: Run) -> Measured:
     generator = random.Random(run.seed)
     shown, train = (sample(examples(run.task, source=run.data, split=split), run.rows, generator) for split in ("validation", "train"))
     texts, labels = texts_of(shown), torch.tensor(shown["label"])
-    items = [*zip(texts, shown["label"], strict=True), *zip(texts_of(train), train["label"], strict=True)]
+    every_text = [*zip(texts, shown["label"], strict=True), *zip(texts_of(train), train["label"], strict=True)]
 
-    def value(item: tuple[Text, int]) -> dict[str, Any]:
-        att = attribute(model, tokenizer, item[0], target=item[1], tolerance=HEAD_TOLERANCE)
+    def value(text: Text, label: int) -> dict[str, Any]:
+        att = attribute(model, tokenizer, text, target=label, tolerance=HEAD_TOLERANCE)
         return {"attribution": rounded(att.scores.amax((-2, -1))), "attention": rounded(att.attention.amax((-2, -1)))}
 
-    lines = resumable(partial_file("fig3", run, "values"), f"fig3 {run.task}: heads", items, value)
+    lines = resumable(run, "values", every_text, value)
     values: dict[tuple[str, str, int], Tensor] = {}
     for name in ("attribution", "attention"):
         every = torch.tensor([line[name] for line in lines])
         values["example", name, 0], values["set", name, 0] = every[: len(texts)], every[len(texts) :].mean(0)
-    shape = values["set", "attention", 0].shape
     for draw in range(RANDOM_ORDERS):
-        values["set", "random", draw] = torch.rand(shape, generator=torch.Generator().manual_seed(draw))
+        values["set", "random", draw] = random_importance(values["set", "attention", 0], draw)
     jobs = [
         (*which, first, removed)
         for which in values
         for first in (("largest",) if which[1] == "random" else ("largest", "smallest"))
-        for removed in range(shape[1] + 1)
+        for removed in range(values[which].shape[-1] + 1)
     ]
 
-    def remove(job: tuple[str, str, int, str, int]) -> dict[str, Any]:
-        scope, by, draw, first, removed = job
+    def remove(scope: str, by: str, draw: int, first: str, removed: int) -> dict[str, Any]:
         keep = keep_but(values[scope, by, draw], removed, largest=first == "largest")
         right = int((predict(model, tokenizer, texts, keep).argmax(-1) == labels).sum())
         common = {"scope": scope, "by": by, "draw": draw, "first": first, "removed": removed}
         return common | {"texts": len(texts), "right": right, "accuracy": right / len(texts)}
 
-    return resumable(partial_file("fig3", run, "curves"), f"fig3 {run.task}: curves", jobs, remove), {}
+    return resumable(run, "curves", jobs, remove), {}
 
 
 def same_size(connections: Bool[Tensor, "L N N"], values: Float[Tensor, "L N N"], by_row: bool = True) -> Bool[Tensor, "L N N"]:
@@ -97,12 +96,11 @@ def graphs_of(att: Attribution, tau: float, generator: torch.Generator, draws: i
     As many in each row of each layer, by attention and at random; and as many in each layer, ``anywhere``.
     """
     graph = graph_connections(attribution_graph(att, tau), *att.scores.shape[::2])
-    by_row = [same_size(graph, torch.rand(graph.shape, generator=generator)) for _ in range(draws)]
     return {
         "attribution": [graph],
         "admitted": [torch.from_numpy(retained(att, tau))],
         "attention": [same_size(graph, att.attention.sum(1))],
-        "random": by_row,
+        "random": [same_size(graph, torch.rand(graph.shape, generator=generator)) for _ in range(draws)],
         "anywhere": [same_size(graph, torch.rand(graph.shape, generator=generator), by_row=False) for _ in range(draws)],
     }
 
@@ -111,12 +109,12 @@ def fig4(run: Run) -> Measured:
     """How far apart the tokens are that attribution graphs join, layer by layer (chapter 6, the paper's Fig. 4), and in the controls."""
     model, tokenizer = load(run.task)
 
-    def measure(item: tuple[int, Text]) -> dict[str, Any]:
-        att = attribute(model, tokenizer, item[1], tolerance=HEAD_TOLERANCE)
-        graphs = graphs_of(att, 0.4, torch.Generator().manual_seed(item[0]), 1)
+    def measure(number: int, text: Text) -> dict[str, Any]:
+        att = attribute(model, tokenizer, text, tolerance=HEAD_TOLERANCE)
+        graphs = graphs_of(att, 0.4, torch.Generator().manual_seed(number), 1)
         return {name: [of_layer.tolist() for of_layer in distances(graph)] for name, (graph, *_) in graphs.items() if name != "anywhere"}
 
-    lines = resumable(partial_file("fig4", run), f"fig4 {run.task}", list(enumerate(texts_of(drawn(run)))), measure)
+    lines = resumable(run, "texts", list(enumerate(texts_of(drawn(run)))), measure)
     rows: Rows = []
     for graph in lines[0]:
         for layer, of_texts in enumerate(zip(*(line[graph] for line in lines), strict=True)):
@@ -142,25 +140,23 @@ def edges(run: Run) -> Measured:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5)."""
     model, tokenizer = load(run.task)
 
-    def delete(item: tuple[int, Text]) -> Rows:
-        att = attribute(model, tokenizer, item[1], tolerance=HEAD_TOLERANCE)
-        generator = torch.Generator().manual_seed(item[0])
-        kinds = [(tau, graphs_of(att, tau, generator, RANDOM_GRAPHS)) for tau in TAUS]
-        graphs = [({"graph": name, "tau": tau}, mask) for tau, found in kinds for name, masks in found.items() for mask in masks]
-        every = torch.stack([mask for _, mask in graphs])
-        nothing = torch.zeros_like(every[:1])
-        parts = torch.cat([nothing, ~nothing, every, ~every])
-        none, whole, *left = predict(model, tokenizer, [item[1]] * len(parts), parts)[:, att.target].tolist()
-        rows: Rows = [{"left": "none", "probability": none}, {"left": "all", "probability": whole}]
-        for kind, values in {"only these": left[: len(every)], "all but these": left[len(every) :]}.items():
-            measured = zip(graphs, values, strict=True)
-            rows += [{"left": kind} | about | {"edges": int(mask.sum()), "probability": value} for (about, mask), value in measured]
-        return [row | {"text": item[0]} for row in rows]
+    def delete(number: int, text: Text) -> Rows:
+        att = attribute(model, tokenizer, text, tolerance=HEAD_TOLERANCE)
+        generator = torch.Generator().manual_seed(number)
+        graphs = {(name, tau): torch.stack(masks) for tau in TAUS for name, masks in graphs_of(att, tau, generator, RANDOM_GRAPHS).items()}
+        nothing = torch.zeros(1, *att.scores.sum(1).shape, dtype=torch.bool)
+        choices: dict[tuple, Tensor] = {("none", None, None): nothing, ("all", None, None): ~nothing}
+        choices |= {("only these", *which): masks for which, masks in graphs.items()}
+        choices |= {("all but these", *which): ~masks for which, masks in graphs.items()}
+        rows = []
+        for (left, graph, tau), masks in choices.items():
+            probability = predict(model, tokenizer, [text] * len(masks), masks)[:, att.target].mean()
+            size = int(graphs[graph, tau][0].sum()) if graph else None
+            rows.append({"left": left, "graph": graph, "tau": tau, "edges": size, "probability": float(probability)})
+        return rows
 
-    of_texts = resumable(partial_file("edges", run), f"edges {run.task}", list(enumerate(texts_of(drawn(run)))), delete)
-    table = pandas.DataFrame([row for rows in of_texts for row in rows])
-    what = ["left", "graph", "tau"]
-    drawn_once = table.groupby([*what, "text"], dropna=False, sort=False).mean().groupby(what, dropna=False, sort=False)
-    found = drawn_once.agg(edges=("edges", "mean"), probability=("probability", "mean"), error=("probability", "sem")).reset_index()
-    rounded_off = found.assign(edges=found.edges.round(1), **{name: rounded(found[name].tolist()) for name in ("probability", "error")})
-    return rounded_off.astype(object).where(rounded_off.notna(), None).to_dict("records"), {"texts": len(of_texts)}
+    lines = resumable(run, "texts", list(enumerate(texts_of(drawn(run)))), delete)
+    of_texts = pandas.DataFrame([row for line in lines for row in line]).groupby(["left", "graph", "tau"], sort=False, dropna=False)
+    found = of_texts.mean().round({"edges": 1}).assign(error=of_texts["probability"].sem()).reset_index()
+    rows: Rows = [row | {name: rounded(row[name]) for name in ("probability", "error")} for row in found.to_dict("records")]
+    return rows, {"texts": len(lines)}

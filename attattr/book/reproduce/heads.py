@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...batches import Dataset
-from ...data import data_folder, examples, find_task
+from ...data import examples
 from ...heads import RATES, head_importance, pruning_curve, random_importance
 from ...pretrained import load
-from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded, sample
+from ..training.model_folder import training_record
+from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
 
 SAMPLES = 5
 SAMPLE_ROWS = 200
@@ -34,13 +33,14 @@ def samples(run: Run) -> list[Dataset]:
     return [chosen.select(range(number * size, (number + 1) * size)) for number in range(SAMPLES)]
 
 
-def grid_rows(common: dict[str, Any], values: Float[Tensor, "L H"], name: str) -> Rows:
-    """A row for each head of one importance."""
-    return [
-        common | {"layer": layer, "head": head, name: value}
-        for layer, of_layer in enumerate(rounded(values))
-        for head, value in enumerate(of_layer)
-    ]
+def grid_rows(common: dict[str, Any], **values: Float[Tensor, "L H"]) -> Rows:
+    """A row for each head, with what every column has of it."""
+    rows = []
+    layers, heads = next(iter(values.values())).shape
+    for layer, head in product(range(layers), range(heads)):
+        of_head = {name: rounded(float(grid[layer, head])) for name, grid in values.items()}
+        rows.append(common | {"layer": layer, "head": head} | of_head)
+    return rows
 
 
 def fig5(run: Run) -> Measured:
@@ -51,30 +51,27 @@ def fig5(run: Run) -> Measured:
     model, tokenizer = load(run.task)
     parts = samples(run)
 
-    def measure(job: tuple[str, int]) -> Rows:
-        method, number = job
+    def measure(method: str, number: int) -> Rows:
         mean, per_example = head_importance(model, tokenizer, parts[number], method=method, return_per_example=True, progress=True)
         common = {"measure": "importance", "method": method, "sample": number, "rows": len(parts[number])}
-        errors = grid_rows({}, per_example.std(0) / len(parts[number]) ** 0.5, "error")
-        return [row | error for row, error in zip(grid_rows(common, mean, "value"), errors, strict=True)]
+        return grid_rows(common, value=mean, error=per_example.std(0) / len(parts[number]) ** 0.5)
 
     jobs = [(method, number) for method, times in TIMES.items() for number in range(times)]
-    lines = resumable(partial_file("fig5", run, "importance"), f"importance {run.task}", jobs, measure)
+    lines = resumable(run, "importance", jobs, measure)
     heads = model.config.num_attention_heads
     importances = {job: torch.tensor([row["value"] for row in line]).reshape(-1, heads) for job, line in zip(jobs, lines, strict=True)}
     for number in range(RANDOM_ORDERS):
         importances["random", number] = random_importance(importances["attribution", 0], number)
     rows = drawn(run)
 
-    def prune(job: tuple[str, int]) -> Rows:
-        method, number = job
-        found = pruning_curve(model, tokenizer, rows, importances[job], RATES, progress=True)
+    def prune(method: str, number: int) -> Rows:
+        found = pruning_curve(model, tokenizer, rows, importances[method, number], RATES, progress=True)
         right = (found.accuracy * len(rows)).round().int().tolist()
         common = {"measure": "accuracy", "method": method, "sample": number, "rows": len(rows)}
         points = zip(found.rates, found.pruned, right, found.accuracy.tolist(), strict=True)
         return [common | {"rate": rate, "pruned": pruned, "right": hits, "value": share} for rate, pruned, hits, share in points]
 
-    curves = resumable(partial_file("fig5", run, "curves"), f"fig5 {run.task}: curves", list(importances), prune)
+    curves = resumable(run, "curves", list(importances), prune)
     return [row for line in (*lines, *curves) for row in line], {}
 
 
@@ -86,22 +83,20 @@ def fig6(run: Run) -> Measured:
     """
     if not run.other:
         raise ValueError("fig6 compares the embedded adapter with others of its task: pass --other FOLDER ..., from `finetune --seed`")
-    embedded = sha256((data_folder() / "models" / find_task(run.task).name / "adapter_model.safetensors").read_bytes()).hexdigest()
-    records = [json.loads((Path(folder) / "training.json").read_text(encoding="utf-8")) for folder in run.other]
+    records = [training_record(folder) for folder in run.other]
     for folder, record in zip(run.other, records, strict=True):
-        if record["task"] != find_task(run.task).name:
+        if record["task"] != run.task:
             raise ValueError(f"the adapter in {folder} is for {record['task']!r}: expected one for {run.task!r}")
-        if record["sha256"] == embedded:
+        if record["sha256"] == run.model:
             raise ValueError(f"the adapter in {folder} is the embedded one: expected one that was trained from another seed")
     parts = samples(run)
     opened = cache(load)
 
-    def measure(job: tuple[int, int]) -> Rows:
-        which, number = job
+    def measure(which: int, number: int) -> Rows:
         importance = head_importance(*opened(run.other[which]), parts[number], progress=True)
-        return grid_rows({"model": which, "seed": records[which]["seed"], "sample": number}, importance, "importance")
+        return grid_rows({"model": which, "seed": records[which]["seed"], "sample": number}, importance=importance)
 
     jobs = [(which, number) for which in range(len(records)) for number in range(SAMPLES)]
-    lines = resumable(partial_file("fig6", run), f"fig6 {run.task}", jobs, measure)
+    lines = resumable(run, "importance", jobs, measure)
     others = [{name: record[name] for name in ("command", "sha256", "accuracy", "seed")} for record in records]
     return [row for line in lines for row in line], {"others": others}

@@ -12,7 +12,7 @@ from ...batches import Text, texts_of
 from ...data import find_task, read_split
 from ...pretrained import load
 from ..training.evaluation import evaluate
-from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded
+from .running import Measured, Rows, Run, drawn, resumable, rounded
 
 REFERENCE_STEPS = 96
 RULES = (("riemann", 20), *(("gauss-legendre", steps) for steps in (3, 4, 6, 8)))
@@ -39,24 +39,20 @@ def certificate(run: Run) -> Measured:
     model, tokenizer = load(run.task)
     texts = texts_of(drawn(run))
 
-    def measure(item: tuple[int, Text]) -> Rows:
-        number, text = item
+    def measure(number: int, text: Text) -> Rows:
         exact = attribute(model, tokenizer, text, steps=REFERENCE_STEPS).scores
-        auto = attribute(model, tokenizer, text)
-        common = {"text": number, "tokens": len(auto.tokens)}
-        found = [
-            common | {"layer": layer, "rule": "auto", "evaluations": count, "error": error, "reported": told, "certified": auto.certified}
-            for layer, (count, error, told) in enumerate(
-                zip(auto.evaluations.tolist(), relative_errors(auto.scores, exact), rounded(auto.error, 3), strict=True)
-            )
-        ]
-        for method, steps in RULES:
-            errors = relative_errors(attribute(model, tokenizer, text, method=method, steps=steps).scores, exact)
-            rule = {"rule": f"{method} {steps}", "evaluations": steps}
-            found += [common | rule | {"layer": layer, "error": error} for layer, error in enumerate(errors)]
-        return found
+        found = {"auto": attribute(model, tokenizer, text)}
+        found |= {f"{method} {steps}": attribute(model, tokenizer, text, method=method, steps=steps) for method, steps in RULES}
+        rows = []
+        for rule, att in found.items():
+            of_layers = zip(att.evaluations.tolist(), relative_errors(att.scores, exact), rounded(att.error, 3), strict=True)
+            for layer, (evaluations, error, told) in enumerate(of_layers):
+                certificate = {"reported": told, "certified": att.certified} if rule == "auto" else {}
+                common = {"text": number, "tokens": len(att.tokens), "layer": layer, "rule": rule}
+                rows.append(common | {"evaluations": evaluations, "error": error} | certificate)
+        return rows
 
-    lines = resumable(partial_file("certificate", run), f"certificate {run.task}", list(enumerate(texts)), measure)
+    lines = resumable(run, "texts", list(enumerate(texts)), measure)
     return [row for line in lines for row in line], {"texts": len(texts)}
 
 

@@ -1,6 +1,6 @@
 """What every dataset-scale computation shares: what it is run on, how rows are drawn, numbers rounded, and going on after a kill.
 
-Finished items are kept in a file beside the result, one JSON line each.
+Finished jobs are kept in a file beside the result, one JSON line each.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Run:
     seed: int
     output: Path  # folder of the result
     other: Sequence[str | Path] = ()  # other models of the task, where a result compares them
+    name: str = ""  # of the result
     model: str = ""  # sha256 of its weights
-    key: str = ""  # what the partial files of a killed run must share with the run that goes on: data, weights, versions
+    key: str = ""  # what the partial files of a killed run must share with the run that goes on: rows, seed, weights, versions
 
 
 def sample(rows: Dataset, count: int | None, generator: random.Random) -> Dataset:
@@ -53,19 +54,24 @@ def rounded(value: Any, digits: int = 4) -> Any:
     return value if value is None else float(f"{value:.{digits}g}")
 
 
-def resumable(path: Path, name: str, items: Sequence[Any], measure: Callable[[Any], Any]) -> list[Any]:
-    """``measure`` of every item, with a progress bar; each is appended to ``path`` at once, and those already there are not redone."""
+def resumable(run: Run, part: str, jobs: Sequence[tuple], measure: Callable[..., Any]) -> list[Any]:
+    """What ``measure`` says of every job, a tuple of its arguments, with a progress bar.
+
+    Each answer is appended to the partial file of this ``part`` of the run at once, and those already there are not asked for again.
+    """
+    path = partial_file(run, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
     path.write_text("".join(json.dumps(line) + "\n" for line in done))  # without the half line that a kill may have left
     with path.open("a") as file:
-        for item in tqdm(items[len(done) :], desc=name, initial=len(done), total=len(items), mininterval=5):
-            done.append(measure(item))
+        desc = f"{run.name} {run.task}: {part}"
+        for job in tqdm(jobs[len(done) :], desc=desc, initial=len(done), total=len(jobs), mininterval=5):
+            done.append(measure(*job))
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
     return done
 
 
-def partial_file(name: str, run: Run, part: str = "rows") -> Path:
-    """Where the finished rows of an unfinished run are kept."""
-    return run.output / f".{name}-{run.task}-{run.rows}-{run.seed}-{run.key}-{part}.jsonl"
+def partial_file(run: Run, part: str) -> Path:
+    """Where the finished jobs of an unfinished run are kept."""
+    return run.output / f".{run.name}-{run.task}-{run.key}-{part}.jsonl"

@@ -23,15 +23,17 @@ from ...pretrained import load
 from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attack_of, attribute_attacked, candidates, predict_attacked, shortlisted
 from ..results import read_result, trigger_of
 from .heads import grid_rows
-from .running import Measured, Rows, Run, drawn, partial_file, resumable, rounded, sample
+from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
 
 POOL = {"rte": 1500, "mrpc": 1500}  # rows of the training split where texts are long; elsewhere 3,000, as in the paper
 SELECTION = 300
 CHUNK = 50  # rows mined between two entries of the partial file
 TOP = 3
 DRAWS = 3  # of every random control
+KINDS = {"chosen": 1, "by attention": 1, "random words": DRAWS, "frequent words": DRAWS, "other places": DRAWS, "other segment": 1}
 COMMON = 30  # how many of the most frequent words the control of frequent words draws from
 GATED = (1, 2, 4, 8)  # heads that the defence closes
+CARRYING = 20  # flipped texts of each class that say which
 
 
 def pool_and_selection(run: Run) -> tuple[Dataset, Dataset]:
@@ -60,43 +62,40 @@ def table1(run: Run) -> Measured:
     words = sentiment_words(run)
     texts = texts_and_labels(model, pool)[0]
 
-    def mine(job: tuple[str, int]) -> dict[str, Any]:
-        values, at = job
+    def mine(values: str, at: int) -> Rows:
         found = candidates(model, tokenizer, texts[at : at + CHUNK], values=values, exclude=words)
-        return {"values": values, "found": [asdict(one) for one in found if one is not None]}
+        return [asdict(one) for one in found if one is not None]
 
     jobs = [(values, at) for values in VALUES for at in range(0, len(texts), CHUNK)]
-    lines = resumable(partial_file("table1", run, "pool"), f"table1 {run.task}: pool", jobs, mine)
-    mined = {values: [trigger_of(one) for line in lines if line["values"] == values for one in line["found"]] for values in VALUES}
+    mined: dict[str, list[Trigger]] = {values: [] for values in VALUES}
+    for (values, _), found in zip(jobs, resumable(run, "pool", jobs, mine), strict=True):
+        mined[values] += map(trigger_of, found)
     names = class_names(model)
     tried = [(values, trigger) for values in VALUES for trigger in shortlisted(mined[values], names, SHORTLIST)]
     there, gold = texts_and_labels(model, selection)
     clean = predict(model, tokenizer, there).argmax(-1)
 
-    def rank(job: tuple[int, tuple[str, Trigger]]) -> Rows:
-        number, (values, trigger) = job
-        hit = attack(model, tokenizer, selection, trigger, clean)
-        return [
-            {"candidate": number, "mined_by": values} | asdict(trigger) | row for row in class_rows(hit, ("rows", "accuracy", "flip_rate"))
-        ]
+    def rank(values: str, trigger: Trigger) -> Rows:
+        rows = class_rows(attack(model, tokenizer, selection, trigger, clean), "accuracy", "flip_rate")
+        return [{"mined_by": values} | asdict(trigger) | row for row in rows]
 
-    ranked = resumable(partial_file("table1", run, "selection"), f"table1 {run.task}: selection", list(enumerate(tried)), rank)
-    whole = class_rows(attack_of(names, torch.tensor(gold), clean, clean), ("rows", "accuracy", "flip_rate"))
+    ranked = resumable(run, "selection", tried, rank)
+    whole = class_rows(attack_of(names, torch.tensor(gold), clean, clean), "accuracy", "flip_rate")
     counts = {values: len(found) for values, found in mined.items()}
     excluded = sum(map(len, words.values())) if words else 0
     about = {"pool": {"rows": len(texts), "candidates": counts, "excluded_words": excluded}}
-    return [*whole, *(row for of_trigger in ranked for row in of_trigger)], about
+    return whole + [{"candidate": number} | row for number, rows in enumerate(ranked) for row in rows], about
 
 
-def class_rows(hit: Attack, columns: Sequence[str]) -> Rows:
+def class_rows(hit: Attack, *columns: str) -> Rows:
     """What an attack did to each class, as rows of a table with these columns."""
     rows = []
     for name in hit.rows:
         low, high = hit.after_interval[name]
         flip_low, flip_high = hit.flip_interval.get(name, (None, None))
-        found = {"rows": hit.rows[name], "accuracy": rounded(hit.after[name]), "low": rounded(low), "high": rounded(high)}
-        found |= {"flip_rate": rounded(hit.flip_rate.get(name)), "flip_low": rounded(flip_low), "flip_high": rounded(flip_high)}
-        rows.append({"class": name} | {column: found[column] for column in columns})
+        found: dict[str, float | None] = {"accuracy": hit.after[name], "low": low, "high": high}
+        found |= {"flip_rate": hit.flip_rate.get(name), "flip_low": flip_low, "flip_high": flip_high}
+        rows.append({"class": name, "rows": hit.rows[name]} | {column: rounded(found[column]) for column in columns})
     return rows
 
 
@@ -134,32 +133,25 @@ def table2(run: Run) -> Measured:
     texts, labels = texts_and_labels(model, reported)
     clean = predict(model, tokenizer, texts).argmax(-1)
     common, any_word = vocabulary(tokenizer, texts_of(pool_and_selection(run)[0]))
-    every = ("rows", "accuracy", "low", "high", "flip_rate", "flip_low", "flip_high")
+    hit = attack_of(names, torch.tensor(labels), clean, clean)
+    none = {"kind": "no trigger", "draw": 0, "tokens": []}
+    untouched = [{"against": row["class"]} | none | row for row in class_rows(hit, "accuracy", "low", "high")]
 
-    def everywhere(trigger: Trigger) -> Rows:
-        rows = class_rows(attack(model, tokenizer, reported, trigger, clean), ("rows", "accuracy"))
-        return [{"kind": "chosen on these rows", "draw": 0, "tokens": trigger.tokens} | row for row in rows]
+    def everywhere(trigger: Trigger) -> dict[str, dict[str, Any]]:
+        rows = class_rows(attack(model, tokenizer, reported, trigger, clean), "accuracy")
+        return {row["class"]: {"kind": "chosen on these rows", "draw": 0, "tokens": trigger.tokens} | row for row in rows}
 
     one_class = mined[(mined.mined_by == "attribution") & (mined["class"] == names[0])]
-    by_attribution = [trigger_of(row) for row in one_class.to_dict("records")]
-    of_all = resumable(partial_file("table2", run, "candidates"), f"table2 {run.task}: candidates", by_attribution, everywhere)
-    there = [name for number, name in enumerate(names) if number in labels]
+    of_all = resumable(run, "candidates", [(trigger_of(row),) for row in one_class.to_dict("records")], everywhere)
     on_these: Rows = []
-    for against in there:
-        best = sorted(of_all, key=lambda rows, name=against: next(row["accuracy"] for row in rows if row["class"] == name))[:TOP]  # type: ignore[misc]
-        on_these += [{"against": against, "rank": rank} | row for rank, rows in enumerate(best, 1) for row in rows]
+    for against in hit.rows:
+        best = sorted(of_all, key=lambda rows: rows[against]["accuracy"])[:TOP]
+        on_these += [{"against": against, "rank": rank} | row for rank, rows in enumerate(best, 1) for row in rows.values()]
 
-    jobs = [
-        (name, rank, kind, draw)
-        for name in there
-        for rank in range(TOP)
-        for kind in ("chosen", "by attention", "random words", "frequent words", "other places", "other segment")
-        for draw in range(DRAWS if kind in ("random words", "frequent words", "other places") else 1)
-        if kind != "other segment" or isinstance(texts[0], tuple)
-    ]
+    kinds = {kind: draws for kind, draws in KINDS.items() if kind != "other segment" or isinstance(texts[0], tuple)}
+    jobs = [(name, rank, kind, draw) for name in hit.rows for rank in range(TOP) for kind in kinds for draw in range(kinds[kind])]
 
-    def control(job: tuple[str, int, str, int]) -> dict[str, Any]:
-        name, rank, kind, draw = job
+    def control(name: str, rank: int, kind: str, draw: int) -> dict[str, Any]:
         generator = random.Random(f"{run.seed} {name} {rank} {kind} {draw}")
         trigger = chosen(mined, name, "attention" if kind == "by attention" else "attribution")[rank]
         words = {"random words": any_word, "frequent words": common}.get(kind)
@@ -170,14 +162,12 @@ def table2(run: Run) -> Measured:
         if kind == "other segment":
             trigger = replace(trigger, segments=tuple(1 - segment for segment in trigger.segments))
         index = of_class(labels, names.index(name))
-        (row,) = class_rows(attack(model, tokenizer, reported.select(index), trigger, clean[index]), every)
+        of_trigger = attack(model, tokenizer, reported.select(index), trigger, clean[index])
+        (row,) = class_rows(of_trigger, "accuracy", "low", "high", "flip_rate", "flip_low", "flip_high")
         about = asdict(trigger) if kind in ("chosen", "by attention") else {"tokens": trigger.tokens}
         return {"against": name, "rank": rank + 1, "kind": kind, "draw": draw} | row | about
 
-    lines = resumable(partial_file("table2", run, "controls"), f"table2 {run.task}: controls", jobs, control)
-    untouched = class_rows(attack_of(names, torch.tensor(labels), clean, clean), ("rows", "accuracy", "low", "high"))
-    untouched = [{"against": row["class"], "kind": "no trigger", "draw": 0, "tokens": []} | row for row in untouched]
-    return [*untouched, *on_these, *lines], {}
+    return [*untouched, *on_these, *resumable(run, "controls", jobs, control)], {}
 
 
 def elsewhere(trigger: Trigger, generator: random.Random) -> Trigger:
@@ -194,10 +184,8 @@ def of_class(labels: Sequence[int], label: int) -> list[int]:
 
 def vocabulary(tokenizer: Tokenizer, texts: Sequence[Text]) -> tuple[list[str], list[str]]:
     """The most frequent whole words of some texts, and every one that occurs five times or more."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        for part in text if isinstance(text, tuple) else (text,):
-            counts.update(token for token in tokenizer.tokenize(part) if token.isalpha())
+    parts = [part for text in texts for part in (text if isinstance(text, tuple) else (text,))]
+    counts = Counter(token for part in parts for token in tokenizer.tokenize(part) if token.isalpha())
     return [word for word, _ in counts.most_common(COMMON)], sorted(word for word, times in counts.items() if times >= 5)
 
 
@@ -210,25 +198,24 @@ def defence(run: Run) -> Measured:
     model, tokenizer = load(run.task)
     mined = mined_before(run)
     names = class_names(model)
-    selection = pool_and_selection(run)[1]
-    reported = drawn(run)
-    texts, labels = texts_and_labels(model, reported)
+    selected, gold = texts_and_labels(model, pool_and_selection(run)[1])
+    texts, labels = texts_and_labels(model, drawn(run))
 
-    def carried(name: str) -> dict[str, Any]:
+    def carried(number: int, name: str) -> list[Any]:
         trigger = chosen(mined, name)[0]
-        there, gold = texts_and_labels(model, selection)
-        own = [there[i] for i in of_class(gold, names.index(name))]
-        flipped = predict_attacked(model, tokenizer, own, trigger) != names.index(name)
+        own = [selected[i] for i in of_class(gold, number)]
+        flipped = predict_attacked(model, tokenizer, own, trigger) != number
         of_texts = []
-        for place in flipped.nonzero()[:20, 0].tolist():
+        for place in flipped.nonzero()[:CARRYING, 0].tolist():
             att, places = attribute_attacked(model, tokenizer, own[place], trigger, tolerance=5e-2)
             away = [token for token in range(len(att.tokens)) if token not in places]
             positive = att.scores.clamp_min(0)
-            of_texts.append(positive.sum((-2, -1)) - positive[..., away, :][..., away].sum((-2, -1)))  # what touches the trigger
-        return {"class": name, "texts": len(of_texts), "carried": torch.stack(of_texts).mean(0).tolist() if of_texts else None}
+            touching_it = positive.sum((-2, -1)) - positive[..., away, :][..., away].sum((-2, -1))
+            of_texts.append(touching_it.tolist())
+        return of_texts
 
-    lines = resumable(partial_file("defence", run, "heads"), f"defence {run.task}: heads", names, carried)
-    carriers = [torch.tensor(line["carried"]) for line in lines if line["carried"] is not None]
+    lines = resumable(run, "heads", list(enumerate(names)), carried)
+    carriers = [torch.tensor(values).mean(0) for values in lines if values]
     if not carriers:
         raise ValueError(f"no trigger flips a row of the selection of {run.task!r}: there is nothing to defend against")
     mean = torch.stack(carriers).mean(0)
@@ -237,11 +224,9 @@ def defence(run: Run) -> Measured:
         orders["random", draw] = random.Random(run.seed + draw).sample(range(mean.numel()), mean.numel())
     jobs = [("carriers", 0, 0), *((*which, count) for count in GATED for which in orders)]
 
-    def close(job: tuple[str, int, int]) -> Rows:
-        order, draw, count = job
+    def close(order: str, draw: int, count: int) -> Rows:
         heads = orders[order, draw][:count]
-        keep = torch.ones(mean.numel(), dtype=torch.bool)
-        keep[heads] = False
+        keep = torch.tensor([head not in heads for head in range(mean.numel())])
         common = {"measure": "accuracy", "order": order, "draw": draw, "closed": count}
         common["heads"] = [divmod(head, mean.shape[1]) for head in heads]
         rows: Rows = []
@@ -255,7 +240,6 @@ def defence(run: Run) -> Measured:
                     rows.append(common | {"class": names[number], "rank": rank, "value": share})
         return rows
 
-    closed = resumable(partial_file("defence", run, "closed"), f"defence {run.task}: closed", jobs, close)
-    carried_by = grid_rows({"measure": "carried"}, mean, "value")
-    about = {"texts": len(texts), "flipped": {line["class"]: line["texts"] for line in lines}}
-    return [*carried_by, *(row for rows in closed for row in rows)], about
+    closed = resumable(run, "closed", jobs, close)
+    about = {"texts": len(texts), "flipped": {name: len(values) for name, values in zip(names, lines, strict=True)}}
+    return grid_rows({"measure": "carried"}, value=mean) + [row for rows in closed for row in rows], about

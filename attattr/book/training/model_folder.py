@@ -8,6 +8,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Template
 
@@ -33,6 +34,11 @@ def write_model(model: Model, tokenizer: Tokenizer, output: Path, run: dict, acc
     record = run | {"sha256": sha256(weights.read_bytes()).hexdigest(), "accuracy": accuracy, "versions": versions()}
     (output / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (output / "README.md").write_text(model_card(record), encoding="utf-8")
+
+
+def training_record(folder: str | Path) -> dict[str, Any]:
+    """How the model in a folder was trained."""
+    return json.loads(Path(folder, "training.json").read_text(encoding="utf-8"))
 
 
 def trim_adapter_config(path: Path, base: str | None) -> None:
