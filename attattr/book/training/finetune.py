@@ -9,7 +9,6 @@ their old order of like lengths; a kill can leave half a checkpoint; and it keep
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -29,7 +28,7 @@ from ...batches import Model, collate
 from ...data import Task, digest, find_task, one_of, read_rows, read_split
 from ...pretrained import adapter_folder, check_sha256, load_base
 from .evaluation import Row, accelerate, encode, evaluate
-from .model_folder import write_model
+from .model_folder import training_record, write_model
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def go_on_from(folder: Path, model: Model, task: Task, settings: Settings) -> st
     """
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    record = training_record(folder)
     theirs = (record["base"], record["rank"])
     if theirs != (settings.base, settings.rank):
         raise ValueError(f"cannot go on from {folder}: its base and rank are {theirs}, this run's are {(settings.base, settings.rank)}")
