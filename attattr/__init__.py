@@ -18,7 +18,7 @@ explorers (`attattr.widgets`), and what only the book needs (`attattr.book`).
 """
 
 from . import figures, widgets
-from .attribution import Attribution, attribute
+from .attribution import Attribution, attribute, attribute_inputs, save
 from .batches import texts_of
 from .book.results import result
 from .data import examples, lexicon
@@ -31,7 +31,7 @@ from .triggers import Trigger, attack, mine_triggers
 
 __version__ = "0.1.0"
 __all__ = ["examples", "lexicon", "load", "result", "texts_of"]
-__all__ += ["Attribution", "attention_flow", "attention_rollout", "attribute", "scores_as_attention"]
+__all__ += ["Attribution", "attention_flow", "attention_rollout", "attribute", "attribute_inputs", "save", "scores_as_attention"]
 __all__ += ["attribution_graph", "attribution_tree", "figures", "receptive_field", "widgets"]
 __all__ += ["head_importance", "prune_heads", "pruning_curve", "remove_heads"]
 __all__ += ["Trigger", "attack", "mine_triggers"]

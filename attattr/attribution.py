@@ -9,15 +9,17 @@ So we integrate the gradient of the contexts, N × d numbers a head, and form th
 
     Attr_h(A) = A_h ⊙ (Ḡ_h V_hᵀ),     Ḡ_h = ∫₀¹ ∂F/∂c_h (αc) dα.
 
-F is the softmax probability of the class attributed.
+F is one number of the outputs, of a classifier the softmax probability of one class: see `attattr.decision`.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,76 +27,195 @@ import numpy as np
 import pandas
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .batches import Batch, Model, Text, Tokenizer, batches, check_texts
-from .decision import class_names, decision_value, target_classes
+from .batches import Batch, Model, Text, Tokenizer, batches, check_texts, readable, shortened, words_of
+from .data import one_of
+from .decision import Map, decide, decision_value, read, softmax
 from .quadrature import Rule, rules_of
-from .tap import Recording, record, replay, widened
+from .tap import Recording, record, replay, routes, rows_of, widened
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
+LOGITS_PER_TOKEN = 8192  # of a language model: as many take the room of one token of a layer
+EARLY = 0.05  # a share of the path where little should be decided
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
     """The attribution of one decision to every attention connection of the model that made it.
 
-    ``scores[l, h, i, j]`` is what token i (the query) attending to token j (the key) in head h of layer l contributed to
-    the probability of class ``target``; the scores of a layer sum to ``difference[l]``, what the probability would lose
-    if nothing in that layer attended to anything.
+    ``scores[l, h, i, j]`` is what token i (the query) attending to token j (the key) in head h of layer l contributed to F;
+    the scores of a layer sum to ``difference[l]``, what F would lose if nothing in that layer attended to anything.
+
+    Where layers are of different kinds (an encoder and a decoder), entries beyond the tokens of a layer are zero: see `of_kind`.
     """
 
-    scores: Float[Tensor, "L H N N"]
-    attention: Float[Tensor, "L H N N"]
+    scores: Float[Tensor, "L H N K"]
+    attention: Float[Tensor, "L H N K"]
     tokens: tuple[str, ...]
     text: Text
-    target: int  # the class attributed
+    target: int | tuple[int, ...] | None  # the output that F is made of: a class, a token, two tokens; None: a function of them
     label: str  # its name (not the gold label)
-    probabilities: Float[Tensor, " C"]
+    probabilities: Float[Tensor, " C"] | None  # the model's own map of all classes; None where it has none
     difference: Float[Tensor, " _L"]  # F(A) - F(0), layer by layer
-    completeness: Float[Tensor, " _L"]  # |sum of scores - difference|, in probability
+    completeness: Float[Tensor, " _L"]  # |sum of scores - difference|, in units of F
     error: Float[Tensor, " _L"]  # estimated relative error of the layer's scores, Frobenius norm
     evaluations: Int[Tensor, " _L"]  # gradients computed
     method: str
     tolerance: float
+    quantity: str = "probability"  # what F is
+    value: float | None = None  # F of the whole model; None: the probability of the target
+    causes: tuple[str, ...] = ()  # why the path says little of this decision, where it can be told
+    layers: tuple[int, ...] = ()  # of each layer, its number in its stack; none: from 0 up
+    kinds: tuple[str, ...] = ()  # of each layer: "encoder", "decoder" or "cross"; none: all of one kind
+    decoder_tokens: tuple[str, ...] = ()  # of an encoder-decoder: the queries of layers of kind "decoder" and "cross"
+    heads: tuple[int, ...] = ()  # the heads whose scores were kept; none: all
+    words: tuple[str, ...] = ()  # of the text, and its special tokens
+    word_of: tuple[int, ...] = ()  # of each token, the number of its word
+    offsets: tuple[tuple[int, int] | None, ...] = ()  # of each token, where it stands in its part of the text
 
     @property
     def certified(self) -> bool:
-        """Whether every layer's estimated error, and its completeness, are within the tolerance."""
-        return bool(within(self.error, self.completeness, self.difference, self.tolerance).all())
+        """Whether each layer's estimated error and completeness are within the tolerance, and no cause is known to doubt the path."""
+        return not self.causes and bool(within(self.error, self.completeness, self.difference, self.tolerance).all())
+
+    def __repr__(self) -> str:
+        layers, heads, *_ = self.scores.shape
+        verdict = "certified" if self.certified else "NOT certified"
+        return f"Attribution({self.label!r}, {self.quantity}, {layers} layers, {heads} heads, {len(self.tokens)} tokens, {verdict})"
 
     def strongest(self, count: int = 20, over: str = "none") -> pandas.DataFrame:
         """The largest connections, one a row: ``layer``, ``head``, ``query``, ``key``, ``score``. As `strongest_connections`."""
         return strongest_connections(self.scores, count, over)
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """All connections, as `strongest` gives them."""
+        return self.strongest(self.scores.numel())
+
+    def of_kind(self, kind: str) -> Attribution:
+        """The layers of one kind, ``"encoder"``, ``"decoder"`` or ``"cross"``, and their tokens; ``ValueError`` if there are none."""
+        one_of("kind of layers", kind, dict.fromkeys(self.kinds))
+        at = [layer for layer, one in enumerate(self.kinds) if one == kind]
+        queries = self.tokens if kind == "encoder" or not self.decoder_tokens else self.decoder_tokens
+        keys = queries if kind == "decoder" else self.tokens
+        size = (at, slice(None), slice(len(queries)), slice(len(keys)))
+        measured = {name: getattr(self, name)[at] for name in ("difference", "completeness", "error", "evaluations")}
+        names: dict[str, Any] = {"kinds": (kind,) * len(at), "layers": tuple(self.layers[layer] for layer in at)}
+        if kind == "decoder" and self.decoder_tokens:
+            names |= {"tokens": queries, "decoder_tokens": (), "words": (), "word_of": (), "offsets": ()}
+        elif kind == "encoder":
+            names["decoder_tokens"] = ()
+        return replace(self, scores=self.scores[size], attention=self.attention[size], **measured, **names)
+
+    def by_word(self) -> Attribution:
+        """The same attribution among words: scores are summed over word pieces, attention over those of keys, its mean over those of queries.
+
+        Raises ``ValueError`` where words are not known, or tokens were replaced since.
+        """
+        if len(self.word_of) != len(self.tokens) or self.scores.shape[2:] != (len(self.tokens),) * 2:
+            raise ValueError(f"{len(self.tokens)} tokens, and words of {len(self.word_of)}: expected what `attribute` gave for a text")
+        member = torch.nn.functional.one_hot(torch.tensor(self.word_of)).to(self.scores)
+        spans = [[span for span, word in zip(self.offsets, self.word_of, strict=True) if word == n] for n in range(len(self.words))]
+        return replace(
+            self,
+            scores=member.T @ self.scores @ member,
+            attention=(member / member.sum(0)).T @ self.attention @ member,
+            tokens=self.words,
+            word_of=tuple(range(len(self.words))),
+            offsets=tuple(None if one[0] is None else (one[0][0], one[-1][1]) for one in spans),
+        )
+
     def save(self, path: str | Path) -> None:
-        """Write to one safetensors file: the tensors as such, the rest as its metadata."""
-        from safetensors.torch import save_file
+        """Write to one safetensors file. As `save`, of one."""
+        save(self, path)
 
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: part.contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
-        rest = {name: json.dumps(part) for name, part in parts.items() if not isinstance(part, Tensor)}
-        save_file(tensors, str(path), metadata=rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Attribution:
-        """Read what `save` wrote. Raises ``OSError`` if the file is missing, damaged or holds something else."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), "pt") as file:
-                parts: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                parts |= {name: json.loads(part) for name, part in (file.metadata() or {}).items() if name != "format"}
-                parts = {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()}  # JSON knows no tuples
-                return cls(**parts)
-        except (SafetensorError, json.JSONDecodeError, TypeError) as error:
-            raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
+    @staticmethod
+    def load(path: str | Path) -> Any:
+        """Read what `save` wrote: an Attribution, or the list of them. Raises ``OSError`` if it is missing, damaged or something else."""
+        return load(path)
 
     def _repr_html_(self) -> str:
         from .display import attribution_html
 
         return attribution_html(self)
+
+
+MEASURES = ("difference", "completeness", "error", "evaluations")  # one number a layer
+TENSORS = ("scores", "attention", "probabilities", *MEASURES)
+
+
+def save(atts: Attribution | Sequence[Attribution], path: str | Path) -> None:
+    """Write one attribution, or a list of them, to one safetensors file: tensors as such, the rest and a checksum as its metadata.
+
+    Raises ``OSError`` if the file cannot be written; one that was there stays as it was.
+    """
+    from safetensors.torch import save_file
+
+    many = not isinstance(atts, Attribution)
+    found = list(atts) if many else [atts]
+    tensors, rest = {}, []
+    for number, att in enumerate(found):
+        parts = {field.name: getattr(att, field.name) for field in fields(att)}
+        tensors |= {f"{number}.{name}": part.contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
+        rest.append({name: part for name, part in parts.items() if not isinstance(part, Tensor)})
+    told = json.dumps({"many": many, "parts": rest})
+    aside = Path(f"{path}.part")
+    try:
+        save_file(tensors, str(aside), metadata={"attributions": told, "sha256": checksum(tensors, told)})
+        aside.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    """One name for all that a file holds."""
+    found = sha256(told.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        found.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def load(path: str | Path) -> Attribution | list[Attribution]:
+    """Read what `save` wrote, the one or the list. Raises ``OSError`` if the file is missing, damaged or holds something else."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            kept = file.metadata() or {}
+        if kept.get("sha256") != checksum(tensors, kept.get("attributions", "")):
+            raise ValueError("its checksum is not that of its content")
+        told = json.loads(kept["attributions"])
+        found = []
+        for number, rest in enumerate(told["parts"]):
+            own = {name: tensors[f"{number}.{name}"] for name in TENSORS if f"{number}.{name}" in tensors}
+            found.append(Attribution(**own, **{name: untold(part) for name, part in rest.items()}))
+            check_fit(found[-1])
+        return found if told["many"] else found[0]
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
+
+
+def untold(part: Any) -> Any:
+    """What JSON made lists of, as the tuples that they were."""
+    return tuple(map(untold, part)) if isinstance(part, list) else part
+
+
+def check_fit(att: Attribution) -> None:
+    """Raise ``ValueError`` unless the parts of an attribution are of the types and sizes that they should be."""
+    layers = len(att.scores)
+    sizes = [att.scores.ndim == 4, att.attention.shape == att.scores.shape, len(att.tokens) == att.scores.shape[3]]
+    sizes += [getattr(att, name).shape == (layers,) for name in MEASURES]
+    parts = att.text if isinstance(att.text, tuple) else (att.text,)
+    texts = [*att.tokens, *parts, att.label, att.method, att.quantity, *att.causes, *att.kinds, *att.decoder_tokens, *att.words]
+    kept = [len(names) in (0, layers) for names in (att.layers, att.kinds)]
+    if not all(sizes + kept) or not all(isinstance(one, str) for one in texts) or not isinstance(att.tolerance, float):
+        raise ValueError("its parts are not those of an Attribution, or do not fit each other")
 
 
 def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: str = "none") -> pandas.DataFrame:
@@ -131,30 +252,39 @@ def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: st
 @overload
 def attribute(model: Model, tokenizer: Tokenizer, text: Text, *options: Any, **more: Any) -> Attribution: ...
 @overload
-def attribute(model: Model, tokenizer: Tokenizer, text: list, *options: Any, **more: Any) -> list[Attribution]: ...
+def attribute(model: Model, tokenizer: Tokenizer, text: Any, *options: Any, **more: Any) -> list[Attribution]: ...
 def attribute(
     model: Model,
     tokenizer: Tokenizer,
-    text: Text | list,
-    target: str | int = "predicted",
+    text: Any,
+    target: Any = "predicted",
     method: str = "gauss-legendre",
     steps: int | str = "auto",
     tolerance: float = 1e-2,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    columns: str | Sequence[str] | None = None,
+    truncation: bool = False,
     progress: bool = False,
 ) -> Attribution | list[Attribution]:
     """Attribute a decision of ``model`` to the attention connections of every layer: Eq. 4 of Hao et al. (2021).
 
     Args:
-        model: a sequence classifier of transformers whose attention goes through its attention interface. It is left
-            exactly as it was, also after an error.
+        model: a classifier or a language model of transformers, or any model that takes what the tokenizer gives. It is left exactly
+            as it was, also after an error.
         tokenizer: the model's own.
-        text: a string, a pair of strings (a tuple), or a list of either.
-        target: the class attributed: ``"predicted"``, a class id, or a class name of ``model.config.id2label``.
+        text: a string, a pair of strings (a tuple), or many: a list, a Series, an array, a generator, a table (see `texts_of`).
+        target: what F is of: ``"predicted"``, a class id or name; for a language model a token, or a tuple of two, whose logits'
+            difference it is; a list: one for each text; or a function of your own, ``target(outputs, example) -> Float["R"]``, one number
+            for each row of the model's outputs; ``example`` has ``tokens``, ``length``, and ``padding``.
         method: the rule for the integral: ``"gauss-legendre"``, ``"riemann"`` (right sums, as printed in the paper), or
             ``"riemann-left"`` (the authors' code).
         steps: gradients for each layer and text, or ``"auto"`` (Gauss-Legendre only): as many as that layer of that text
             needs for the tolerance.
         tolerance: for ``"auto"``, the relative error (Frobenius norm) that each layer's scores may have.
+        layers, heads: which to explain, and which to keep the scores of, counted from 0; None: all. Long texts have large matrices.
+        columns: of a table, the one or two that hold the text.
+        truncation: shorten a text that is too long for the model (``text`` of the result is what is left), instead of refusing it.
         progress: show a progress bar over the texts.
 
     Returns:
@@ -165,7 +295,7 @@ def attribute(
         ValueError: empty or too long text, an unknown target, method or number of steps, logits that are not finite.
 
     Warns:
-        UserWarning: the tolerance could not be met; ``error`` and ``completeness`` say by how much.
+        UserWarning: the tolerance could not be met, or the path says little; ``error``, ``completeness`` and ``causes`` tell.
 
     >>> import attattr
     >>> model, tokenizer = attattr.load("sst2")
@@ -173,133 +303,292 @@ def attribute(
     >>> att.label, att.tokens[2:6], att.certified
     ('positive', ('warm', 'and', 'funny', 'film'), True)
     """
-    texts, many = check_texts(text)
-    rules = rules_of(method, steps)
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance={tolerance!r}: expected a number between 0 and 1")
-    given = batches(model, tokenizer, texts, TOKENS_PER_PASS // 16)
-    found = attribute_batches(model, given, texts, target, rules, tolerance, progress)
+    options = Options(rules_of(method, steps), tolerance, layers, heads)
+    texts, many = check_texts(text, columns)
+    texts = shortened(model, tokenizer, texts) if truncation else texts
+    alone = callable(target) or getattr(model, "get_output_embeddings", lambda: None)() is not None  # a vocabulary of numbers for each
+    given = batches(model, tokenizer, texts, 1 if alone else TOKENS_PER_PASS // 16)
+    found = attribute_batches(model, tokenizer, given, texts, target, options, progress)
+    found = [replace(att, **words_of(tokenizer, att.text, att.tokens)) for att in found]
     return found if many else found[0]
 
 
+def attribute_inputs(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    target: Any = "predicted",
+    tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    method: str = "gauss-legendre",
+    steps: int | str = "auto",
+    tolerance: float = 1e-2,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    progress: bool = False,
+) -> Attribution | list[Attribution]:
+    """`attribute` for any model and what it takes: tensors of token ids, of pixels, or anything else, one row for each example.
+
+    Args:
+        model: any module that attends, called with ``inputs`` by name.
+        inputs: tensors with one row an example; anything else goes to the model as it is. Where an ``attention_mask`` is 0, there is no
+            token.
+        target, method, steps, tolerance, layers, heads, progress: as for `attribute`; a token is given by its id.
+        tokens: names of the tokens (without padding) of the one example, or a list of them for each; None: their numbers.
+
+    Returns:
+        One `Attribution` for one example, or a list of them.
+
+    Raises:
+        TypeError, ValueError: as `attribute`; inputs without tensors, or with other numbers of rows; tokens that are not those attended to.
+
+    >>> import attattr
+    >>> model, tokenizer = attattr.load("sst2")
+    >>> attribute_inputs(model, tokenizer("a warm film .", return_tensors="pt"), target="positive").label
+    'positive'
+    """
+    options = Options(rules_of(method, steps), tolerance, layers, heads)
+    counts = {name: len(given) for name, given in inputs.items() if isinstance(given, Tensor) and given.ndim}
+    rows = next(iter(counts.values()), 0)
+    if not rows:
+        raise ValueError(f"inputs {list(inputs)}: expected tensors by name, with a row for each example")
+    names = [None] * rows if tokens is None else [tokens] if isinstance(tokens[0], str) else list(tokens)
+    if len(names) != rows:
+        raise ValueError(f"tokens of {len(names)} examples for {rows} rows of {counts}: expected a list of tokens for each row")
+    given = [one_row(inputs, row, rows, of_row) for row, of_row in enumerate(names)]
+    found = attribute_batches(model, None, given, [""] * rows, target, options, progress)
+    return found if rows > 1 else found[0]
+
+
+def one_row(inputs: Mapping[str, Any], row: int, rows: int, tokens: Sequence[str] | None) -> Batch:
+    """One of some rows of inputs as a batch of its own; tokens are where its mask is not 0, or where it has ids."""
+    one = {name: rows_of(part, torch.tensor([row]), rows) for name, part in inputs.items()}
+    mask, ids = one.get("attention_mask"), one.get("input_ids")
+    width = next((part.shape[1] for part in (mask, ids) if isinstance(part, Tensor) and part.ndim == 2), len(tokens or ()))
+    real = mask[0].nonzero()[:, 0].tolist() if isinstance(mask, Tensor) and mask.ndim == 2 else list(range(width))
+    if tokens is not None and len(tokens) != len(real):
+        raise ValueError(f"{len(tokens)} tokens for the {len(real)} of row {row}: expected a name for each that its mask does not hide")
+    return Batch((row,), one, (tuple(tokens or map(str, real)),), (tuple(real),), width)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How attributions are computed: the rules to try, the tolerance, which layers, and which heads' scores are kept (None: all)."""
+
+    rules: Sequence[Rule]
+    tolerance: float
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance={self.tolerance!r}: expected a number between 0 and 1")
+
+
 def attribute_batches(
-    model: Model,
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
     given: Sequence[Batch],
     texts: Sequence[Text],
-    target: str | int,
-    rules: Sequence[Rule],
-    tolerance: float,
+    target: Any,
+    options: Options,
     progress: bool = False,
 ) -> list[Attribution]:
     """The `Attribution` of every text of some batches, in the order of the texts; warns of those that the last rule does not certify."""
+    targets = target if isinstance(target, list) else [target] * len(texts)
+    if len(targets) != len(texts):
+        raise ValueError(f"{len(targets)} targets for {len(texts)} texts: expected one, or a list with one for each text")
     results: dict[int, Attribution] = {}
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
     with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar, torch.inference_mode(False):
         for batch in given:
-            found = attribute_batch(model, batch, [texts[i] for i in batch.index], target, rules, tolerance)
+            found = attribute_batch(model, tokenizer, batch, [texts[i] for i in batch.index], [targets[i] for i in batch.index], options)
             results |= dict(zip(batch.index, found, strict=True))
             bar.update(len(batch.index))
     failed = [results[i] for i in range(len(texts)) if not results[i].certified]
-    if failed and len(rules) > 1:
+    if failed and len(options.rules) > 1:
         worst = max(float(a.error.max()) for a in failed)
+        causes = dict.fromkeys(cause for att in failed for cause in att.causes)
         warnings.warn(
-            f"{len(failed)} of {len(texts)} attributions did not meet tolerance={tolerance}: the largest estimated relative error "
-            f"is {worst:.2g}, first for {str(failed[0].text)[:60]!r}; look at .error and .completeness, or pass a larger tolerance",
+            f"{len(failed)} of {len(texts)} attributions did not meet tolerance={options.tolerance}: the largest estimated relative error "
+            f"is {worst:.2g}, first for {str(failed[0].text)[:60]!r}; {'; '.join(causes) or 'no cause is known'}; "
+            "look at .error and .completeness, or pass a larger tolerance",
             stacklevel=3,
         )
     return [results[i] for i in range(len(texts))]
 
 
 def attribute_batch(
-    model: Model, batch: Batch, texts: Sequence[Text], target: str | int, rules: Sequence[Rule], tolerance: float
+    model: nn.Module, tokenizer: Tokenizer | None, batch: Batch, texts: Sequence[Text], targets: Sequence[Any], options: Options
 ) -> list[Attribution]:
     """The `Attribution` of every text of one batch."""
-    recording, names = record(model, batch.inputs), class_names(model)
-    targets = target_classes(target, names, recording.logits)
-    outcome = integrate(model, recording, targets, rules, tolerance)
+    recording = record(model, batch.inputs, partial(read, targets[0], batch.examples()))
+    decision = decide(model, tokenizer, recording.outputs, recording.logits, targets)
+    chosen = list(range(len(recording.context))) if options.layers is None else sorted(set(options.layers))
+    if not chosen or not all(isinstance(layer, int) and 0 <= layer < len(recording.context) for layer in chosen):
+        raise ValueError(f"layers={list(options.layers or ())}: expected some of 0 to {len(recording.context) - 1}")
+    kept = list(range(recording.attention[0].shape[1])) if options.heads is None else sorted(set(options.heads))
+    if not kept or not all(isinstance(head, int) and 0 <= head < recording.attention[0].shape[1] for head in kept):
+        raise ValueError(f"heads={list(options.heads or ())}: expected some of 0 to {recording.attention[0].shape[1] - 1}")
+    outcome = integrate(model, recording, decision.targets, options.rules, options.tolerance, decision.own, chosen, kept)
+    value = decision_value(recording.logits, decision.targets, decision.own).tolist()
     found = []
-    for b, length in enumerate(batch.lengths):
-        real = (..., slice(length), slice(length))  # padding is on the right, and its connections carry no attribution
-        measured = {name: of_batch[b].cpu() for name, of_batch in outcome.items()}
+    for b in range(len(batch.index)):
+        tokens, decoder_tokens, places = names_and_places(tokenizer, recording, batch, b, chosen)
+        measured = {name: outcome[name][b].cpu() for name in MEASURES}
+        settled = bool(within(*(measured[name] for name in ("error", "completeness", "difference")), options.tolerance).all())
+        own = tuple(decision.targets[b].tolist())
         found.append(
             Attribution(
-                **measured | {"scores": measured["scores"][real].clone()},
-                attention=torch.stack([a[b][real] for a in recording.attention]).float().cpu(),
-                tokens=batch.tokens[b],
+                **measured,
+                scores=stacked(outcome["scores"][b].unbind(), places),
+                attention=stacked([recording.attention[layer][b][kept].float() for layer in chosen], places),
+                tokens=tokens,
                 text=texts[b],
-                target=int(targets[b]),
-                label=names[int(targets[b])],
-                probabilities=recording.logits[b].double().softmax(-1).float().cpu(),
-                method=rules[0].method,
-                tolerance=tolerance,
+                target=None if callable(targets[b]) else own if len(own) > 1 else own[0],
+                label=decision.labels[b],
+                probabilities=None if decision.probabilities is None else decision.probabilities[b].float().cpu(),
+                method=options.rules[0].method,
+                tolerance=options.tolerance,
+                quantity=decision.quantity,
+                value=value[b],
+                causes=causes_of(model, measured["difference"], outcome["early"][b].cpu(), settled),
+                layers=tuple(recording.numbers[layer] for layer in chosen),
+                kinds=tuple(recording.kinds[layer] for layer in chosen),
+                decoder_tokens=decoder_tokens,
+                heads=() if options.heads is None else tuple(kept),
             )
         )
     return found
 
 
+def stacked(matrices: Sequence[Float[Tensor, "H _N _K"]], places: Sequence[tuple[list[int], list[int]]]) -> Float[Tensor, "L H N K"]:
+    """The rows and columns of real tokens of a matrix for each layer; where layers differ in size, smaller ones end in zeros."""
+    cut = [matrix[:, rows][:, :, columns].cpu() for matrix, (rows, columns) in zip(matrices, places, strict=True)]
+    found = cut[0].new_zeros(len(cut), len(cut[0]), *(max(one.shape[side] for one in cut) for side in (1, 2)))
+    for layer, one in enumerate(cut):
+        found[layer, :, : one.shape[1], : one.shape[2]] = one
+    return found
+
+
+def names_and_places(
+    tokenizer: Tokenizer | None, recording: Recording, batch: Batch, row: int, chosen: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[list[int], list[int]]]]:
+    """The tokens of one text, those that its decoder was given, and where both stand in the matrices of each chosen layer."""
+    sizes = [tuple(attention.shape[2:]) for attention in recording.attention]
+    if batch.width and batch.width not in {size for pair in sizes for size in pair}:
+        expected = "as many; a model with tokens of its own (prompt tuning) or with fewer (pooling) cannot be explained by these"
+        raise ValueError(f"attention among {sizes[0][1]} tokens, and inputs of {batch.width}: expected {expected}")
+    real = list(batch.places[row])
+    places = [tuple(real if size == batch.width else list(range(size)) for size in sizes[layer]) for layer in chosen]
+    longest = max(len(columns) for _, columns in places)
+    tokens = batch.tokens[row] if any(sizes[layer][1] == batch.width for layer in chosen) else tuple(map(str, range(longest)))
+    own = [rows for (rows, _), layer in zip(places, chosen, strict=True) if recording.kinds[layer] == "cross"]
+    if not own:
+        return tokens, (), places
+    ids = recording.decoder_ids[row].tolist() if recording.decoder_ids is not None else list(range(max(own[0]) + 1))
+    known = tokenizer is not None and recording.decoder_ids is not None
+    return tokens, tuple(readable(tokenizer, ids[place]) if known else str(ids[place]) for place in own[0]), places
+
+
+def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Tensor, " L"], settled: bool) -> tuple[str, ...]:
+    """Why the path says little of a decision, or why it was not settled, where that can be told."""
+    at_once = ((early - 1).abs() < 0.1) & (difference.abs() > 1e-2)
+    found = []
+    if at_once.any():
+        layers = at_once.nonzero()[:, 0].tolist()
+        found.append(f"with α = {EARLY} F is where it is with α = 1 (layers {layers} of those explained), as if a norm followed attention")
+    if not difference.any():
+        found.append("F is the same without any of the attention: it is saturated, or does not depend on it")
+    if not settled and routes(model):
+        found.append("experts are chosen by a router, so that F jumps along the path")
+    return tuple(found)
+
+
 def integrate(
-    model: Model, recording: Recording, targets: Int[Tensor, " B"], rules: Sequence[Rule], tolerance: float = 0.0
+    model: nn.Module,
+    recording: Recording,
+    targets: Int[Tensor, " B"] | Int[Tensor, "B T"],
+    rules: Sequence[Rule],
+    tolerance: float = 0.0,
+    own: Map = softmax,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance.
 
-    Returns the scores, "B L H N N", and what is known of them, "B L": the parts of an `Attribution` by their names.
+    Returns the scores, "B L H N K", and what is known of them, "B L": the parts of an `Attribution` by their names, and ``early``, the
+    share of F(A) - F(0) that is reached at α = ``EARLY``.
     """
-    examples, layers = len(targets), len(recording.context)
-    difference = zero_attention_difference(model, recording, targets)
-    scores = torch.zeros(examples, layers, *recording.attention[0].shape[1:], device=targets.device, dtype=difference.dtype)
-    error = torch.full((examples, layers), torch.inf, device=targets.device)
-    evaluations = torch.zeros(examples, layers, dtype=torch.long, device=targets.device)
-    unsettled = torch.ones(examples, layers, dtype=torch.bool, device=targets.device)
-    rounding = 8 * torch.finfo(recording.logits.dtype).eps  # no rule is more exact than the numbers it adds up
+    chosen = torch.tensor(range(len(recording.context)) if layers is None else layers, device=targets.device)
+    kept = torch.tensor(range(recording.attention[0].shape[1]) if heads is None else heads, device=targets.device)
+    shape = len(targets), len(chosen)
+    without, before = decisions_at(model, recording, targets, own, chosen, (0.0, EARLY))
+    difference = decision_value(recording.logits, targets, own)[:, None] - without
+    early = ((before - without) / difference).to(widened(recording.context[0]))
+    difference = difference.to(early)
+    sizes = [max(attention.shape[side] for attention in recording.attention) for side in (2, 3)]
+    scores = torch.zeros(*shape, len(kept), *sizes, device=targets.device, dtype=early.dtype)
+    total, error = torch.zeros_like(early), torch.full_like(early, torch.inf)
+    evaluations = torch.zeros(shape, dtype=torch.long, device=targets.device)
+    unsettled = torch.ones(shape, dtype=torch.bool, device=targets.device)
+    rounding = 8 * torch.finfo(recording.context[0].dtype).eps  # no rule is more exact than the numbers it adds up
     for number, current in enumerate(rules):
-        layer, example = unsettled.T.nonzero(as_tuple=True)
-        mean_gradient = path_integrals(model, recording, targets, example, layer, current)
-        for p, (b, k) in enumerate(zip(example.tolist(), layer.tolist(), strict=True)):
-            attention, value = widened(recording.attention[k][b]), widened(recording.value[k][b])
-            new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in mean_gradient[:, p])
+        place, example = unsettled.T.nonzero(as_tuple=True)
+        mean_gradient = path_integrals(model, recording, targets, example, chosen[place], current, own)
+        for p, (b, k) in enumerate(zip(example.tolist(), place.tolist(), strict=True)):
+            attention, value = (widened(part[chosen[k]][b]) for part in (recording.attention, recording.value))
+            of_layer = mean_gradient[:, p, : attention.shape[1], :, : value.shape[2]]
+            new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in of_layer)
             estimate = current.error([float((new - other).norm()) for other in weaker])
+            here = scores[b, k, :, : new.shape[1], : new.shape[2]]
             if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
-                estimate = min(estimate, float((new - scores[b, k]).norm()))
-            scores[b, k], evaluations[b, k] = new, evaluations[b, k] + len(current.nodes)
+                estimate = min(estimate, float((new[kept] - here).norm()) * len(attention) / len(kept))
+            here.copy_(new[kept])
+            total[b, k], evaluations[b, k] = new.sum(), evaluations[b, k] + len(current.nodes)
             error[b, k] = estimate / new.norm().clamp_min(1e-30) + rounding
-        completeness = (scores.sum((2, 3, 4)) - difference).abs()
-        unsettled &= ~within(error, completeness, difference, tolerance)
+        completeness = (total - difference).abs()
+        unsettled &= ~within(error, completeness, difference, max(tolerance, 2 * rounding))  # below it nothing is left to gain
         if not unsettled.any():
             break
-    measured = {"difference": difference, "completeness": completeness, "error": error, "evaluations": evaluations}
+    measured = {"difference": difference, "completeness": completeness, "error": error, "evaluations": evaluations, "early": early}
     return measured | {"scores": scores}
 
 
 def path_integrals(
-    model: Model, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule
+    model: nn.Module, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule, own: Map = softmax
 ) -> Float[Tensor, "W P N H d"]:
     """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
-    weights = current.weights.to(widened(recording.logits))
-    total = weights.new_zeros(len(weights), len(example), *recording.context[0].shape[1:])
+    weights = current.weights.to(widened(recording.context[0]))
+    tokens, size = (max(context.shape[side] for context in recording.context) for side in (1, 3))
+    total = weights.new_zeros(len(weights), len(example), tokens, recording.context[0].shape[2], size)
     steps = len(current.nodes)
     pair = torch.arange(len(example), device=weights.device).repeat_interleave(steps)
     node = torch.arange(steps, device=weights.device).repeat(len(example))
-    rows = max(1, TOKENS_PER_PASS // recording.context[0].shape[1])
-    for chunk in torch.arange(len(pair), device=weights.device).split(rows):
+    vocabulary = getattr(recording.outputs, "logits", recording.logits)[0].numel() // LOGITS_PER_TOKEN
+    for chunk in torch.arange(len(pair), device=weights.device).split(max(1, TOKENS_PER_PASS // max(tokens, vocabulary))):
         p, k = pair[chunk], node[chunk]
         with torch.enable_grad():
             logits, leaves = replay(model, recording, example[p], layer[p], current.nodes.to(weights)[k])
-            decided = decision_value(logits, targets[example[p]])
-            gradients = torch.autograd.grad(decided.sum(), [leaf for leaf in leaves if len(leaf)])
-        gradient = torch.cat([g.to(weights.dtype) for g in gradients])
-        total.index_add_(1, p, weights[:, k, None, None, None] * gradient)
+            decided = decision_value(logits, targets[example[p]], own)
+            if not decided.requires_grad:
+                raise TypeError(f"F of {type(model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
+            used = [leaf for leaf in leaves if len(leaf)]
+            gradients = torch.autograd.grad(decided.sum(), used, allow_unused=True, materialize_grads=True)
+        padded = [torch.nn.functional.pad(g, (0, size - g.shape[3], 0, 0, 0, tokens - g.shape[1])) for g in gradients]
+        total.index_add_(1, p, weights[:, k, None, None, None] * torch.cat(padded).to(weights.dtype))
     return total
 
 
-def zero_attention_difference(model: Model, recording: Recording, targets: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
-    """F(A) - F(0) for every example and layer: what the target's probability loses when a layer's contexts are zero."""
-    examples, layers = len(targets), len(recording.context)
-    example = torch.arange(examples, device=targets.device).repeat(layers)
-    layer = torch.arange(layers, device=targets.device).repeat_interleave(examples)
+def decisions_at(
+    model: nn.Module, recording: Recording, targets: Tensor, own: Map, chosen: Int[Tensor, " L"], scales: Sequence[float]
+) -> list[Float[Tensor, "B L"]]:
+    """F for every example when the contexts of one chosen layer are scaled, for each of some scales."""
+    shape = len(chosen), len(targets), len(scales)
+    layer = chosen.repeat_interleave(shape[1] * shape[2])
+    example = torch.arange(shape[1]).to(chosen).repeat_interleave(shape[2]).repeat(shape[0])
+    scale = torch.tensor(scales).to(chosen.device).repeat(shape[0] * shape[1])
     with torch.no_grad():
-        logits, _ = replay(model, recording, example, layer, torch.zeros(len(layer), device=targets.device))
-    without = decision_value(logits, targets[example]).reshape(layers, examples).T
-    return (decision_value(recording.logits, targets)[:, None] - without).to(widened(recording.logits))
+        logits, _ = replay(model, recording, example, layer, scale)
+    return list(decision_value(logits, targets[example], own).reshape(shape).permute(2, 1, 0))
 
 
 def within(error: Tensor, completeness: Tensor, difference: Tensor, tolerance: float) -> Tensor:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .tap import check_heads, gated, logits_of
+from .data import one_of
+from .decision import Example, class_names, own_map
+from .tap import alike, check_heads, check_parameters, gated, logits_of, text_config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,7 +25,9 @@ else:  # slow to import, and only named
     BatchEncoding = Dataset = Model = Tokenizer = object
 
 Text = str | tuple[str, str]
+Rows = Any  # a Dataset, a DataFrame, a list of dictionaries
 TOKENS_PER_PASS = 512  # measured: larger batches fall out of a laptop core's cache, and take up to twice as long
+TEXT_COLUMNS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("sentence",), ("text",))  # looked for in this order
 
 
 @dataclass(frozen=True)
@@ -28,111 +35,257 @@ class Batch:
     """Texts of similar length as one padded batch; ``index`` says where each stood in the caller's list."""
 
     index: tuple[int, ...]
-    inputs: Mapping[str, Tensor]
-    lengths: tuple[int, ...]
+    inputs: Mapping[str, Any]
     tokens: tuple[tuple[str, ...], ...]
+    places: tuple[tuple[int, ...], ...]  # of those tokens in the row; the others are padding
+    width: int  # of a row; 0: not known
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens each text has."""
+        return tuple(map(len, self.places))
+
+    def examples(self) -> list[Example]:
+        """What a target of one's own may ask of each text."""
+        padding = [torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real), False) for real in self.places]
+        return [Example(tokens, len(tokens), of_row) for tokens, of_row in zip(self.tokens, padding, strict=True)]
 
 
-def texts_of(rows: Dataset) -> list[Text]:
-    """The text of each row as `attattr.attribute` takes it: a string, or a pair for two-sentence tasks."""
-    if "sentence" in rows.column_names:
-        return list(rows["sentence"])
-    return list(zip(rows["sentence1"], rows["sentence2"], strict=True))
+def table_of(rows: Rows) -> pandas.DataFrame | None:
+    """Rows that have columns, as a table; None if they have none, so that each may be a text."""
+    if isinstance(rows, pandas.DataFrame):
+        return rows
+    if hasattr(rows, "column_names"):
+        return rows.to_pandas()
+    listed = isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)
+    return pandas.DataFrame(rows) if listed or isinstance(rows, Mapping) else None
 
 
-def texts_and_labels(model: Model, rows: Dataset) -> tuple[list[Text], list[int]]:
-    """Texts and gold labels of some rows, in the model's own order of the classes where the rows name theirs.
+def texts_of(rows: Rows, columns: str | Sequence[str] | None = None) -> list[Text]:
+    """The text of each row as `attattr.attribute` takes it: a string, or a pair for two-sentence tasks.
 
-    Raises ``ValueError`` if there are no rows, an empty text, or a label that is not one of the model's.
+    Args:
+        rows: a ``datasets.Dataset``, a ``pandas.DataFrame`` or a list of dictionaries; or texts as such: a list, a Series, a column of a
+            dataset, an array, a generator.
+        columns: the column of the texts, or the two of the pairs; None: those of our tasks, of GLUE, or ``"text"``.
+
+    Raises:
+        ValueError: no such columns.
+        TypeError: a row without text, named by its number.
+
+    >>> texts_of([{"premise": "a dog sleeps", "hypothesis": "a dog runs"}])
+    [('a dog sleeps', 'a dog runs')]
     """
-    if not len(rows):
-        raise ValueError("no rows: expected at least one example with its label")
-    ours = list(model.config.id2label.values())
-    theirs = getattr(rows.features["label"], "names", None)
-    labels = []
-    for number, label in enumerate(rows["label"]):
-        if label != int(label) or not 0 <= label < len(ours):
-            raise ValueError(f"row {number} has label {label}: expected 0 to {len(ours) - 1}, the classes {ours}")
-        labels.append(int(label))
-    if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any
-        if set(theirs) != set(ours):
-            raise ValueError(f"the rows have the classes {theirs}: expected those of the model, {ours}")
-        labels = [ours.index(theirs[label]) for label in labels]
-    return check_texts(texts_of(rows))[0], labels
+    table = table_of(rows)
+    if table is None:
+        if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+            raise TypeError(f"cannot read {str(rows)[:60]!r} as texts: expected a string, a tuple of two, or a list or table of either")
+        found = list(rows)
+    else:
+        wanted = (columns,) if isinstance(columns, str) else columns
+        known = (wanted,) if wanted else TEXT_COLUMNS
+        chosen = next((names for names in known if set(names) <= set(table.columns)), None)
+        if chosen is None or len(chosen) > 2:
+            asked = f"columns={wanted}" if wanted else f"one of {[*TEXT_COLUMNS]}"
+            raise ValueError(f"rows with the columns {list(table.columns)}: expected {asked}, or columns= with the one or two of the text")
+        found = list(zip(*(table[name] for name in chosen), strict=True)) if len(chosen) == 2 else list(table[chosen[0]])
+    pairs = [tuple(one.tolist() if isinstance(one, np.ndarray) else one) if isinstance(one, list | np.ndarray) else one for one in found]
+    for number, one in enumerate(pairs):
+        parts = one if isinstance(one, tuple) else (one,)
+        if not 0 < len(parts) < 3 or not all(isinstance(part, str) for part in parts):
+            raise TypeError(f"cannot read {str(one)[:60]!r}, row {number}, as a text: expected a string, or a tuple of two strings")
+        if not all(part.strip() for part in parts):
+            raise ValueError(f"empty text {one!r}, row {number}: expected at least one character that is not white space")
+    return pairs
 
 
-def check_texts(text: object) -> tuple[list[Text], bool]:
-    """The texts as a list, and whether the caller gave a list. Raises ``TypeError`` or ``ValueError`` naming the culprit."""
-    many = isinstance(text, list)
-    found: list[Any] = text if isinstance(text, list) else [text]
+def check_texts(text: Any, columns: str | Sequence[str] | None = None) -> tuple[list[Text], bool]:
+    """The texts as a list, and whether the caller gave many. Raises ``TypeError`` or ``ValueError`` naming the culprit."""
+    parts = text if isinstance(text, tuple) and len(text) < 3 else (text,)
+    if all(isinstance(part, str) for part in parts):
+        return texts_of([text]), False
+    found = texts_of(text, columns)
     if not found:
-        raise ValueError("an empty list of texts: expected at least one string or pair of strings")
-    for item in found:
-        parts = item if isinstance(item, tuple) else (item,)
-        if len(parts) > 2 or not all(isinstance(part, str) for part in parts):
-            raise TypeError(f"cannot read {item!r} as a text: expected a string, a tuple of two strings, or a list of either")
-        if not parts or not all(part.strip() for part in parts):
-            raise ValueError(f"empty text {item!r}: expected at least one character that is not white space")
-    return found, many
+        raise ValueError("no texts: expected at least one string or pair of strings")
+    return found, True
+
+
+def texts_and_labels(
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Rows,
+    columns: str | Sequence[str] | None = None,
+    label: str = "label",
+    names: Mapping[Any, str | int] | None = None,
+    truncation: bool = False,
+) -> tuple[list[Text], list[int]]:
+    """Texts and gold labels of some rows, in the model's own order of the classes: what ``reading`` is, wherever rows are taken.
+
+    Args:
+        rows, columns: as for `texts_of`, with columns.
+        label: the column of the labels: ids, or names of classes (by whatever case).
+        names: what the rows call a class, and its name or id in the model, where these differ.
+        truncation: shorten texts that are too long for the model, instead of refusing them.
+
+    Raises:
+        ValueError: no rows or columns, an empty text, a label that is not one of the model's, a model that does not choose one class.
+    """
+    table, ours = table_of(rows), class_names(model)
+    if table is None or not len(table):
+        raise ValueError(f"no rows: expected a table with texts and labels, at least one example, not {str(rows)[:60]!r}")
+    if own_map(model, len(ours))[0] != "probability":
+        raise ValueError(f"{type(model).__name__} does not choose one of its classes {ours}: expected a model of single labels")
+    if label not in table.columns:
+        raise ValueError(f"rows with the columns {list(table.columns)}: expected {label!r}, or label= with the one of the labels")
+    texts, given = texts_of(rows, columns), table[label].tolist()
+    theirs = getattr(getattr(rows, "features", {}).get(label), "names", None)
+    if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any
+        given = [theirs[one] if one in range(len(theirs)) else one for one in given]
+    called = {name.lower(): number for number, name in enumerate(ours)}
+    labels = []
+    for number, one in enumerate(given):
+        mapped = (names or {}).get(one, one)
+        mapped = called.get(mapped.lower(), mapped) if isinstance(mapped, str) else mapped
+        mapped = int(mapped) if isinstance(mapped, str) and mapped.isdecimal() else mapped
+        if isinstance(mapped, bool) or mapped not in range(len(ours)):
+            raise ValueError(f"row {number} has label {one!r}: expected 0 to {len(ours) - 1}, the classes {ours}, or names= with what it means")
+        labels.append(int(mapped))
+    return shortened(model, tokenizer, texts) if truncation else texts, labels
 
 
 def length_limit(model: Model, tokenizer: Tokenizer) -> int:
     """How many tokens the model can take."""
-    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return min(tokenizer.model_max_length, positions)
+    positions = getattr(text_config(model), "max_position_embeddings", None)
+    for name, module in model.named_modules():  # RoBERTa and its kin count positions from after that of padding
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions = module.num_embeddings - module.padding_idx - 1
+    return min(tokenizer.model_max_length, positions if isinstance(positions, int) and positions > 0 else tokenizer.model_max_length)
+
+
+def shortened(model: Model, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
+    """The texts, those that are too long for the model without their ends (of a pair the longer part loses first)."""
+    limit, found = length_limit(model, tokenizer), []
+    for text in texts:
+        parts = text if isinstance(text, tuple) else (text,)
+        cut = tokenizer(*parts, truncation=True, max_length=limit, return_offsets_mapping=True)
+        ends = {segment: offset[1] for segment, offset in zip(cut.sequence_ids(), cut["offset_mapping"], strict=True)}
+        whole = len(tokenizer(*parts)["input_ids"]) <= limit
+        kept = tuple(part[: ends.get(segment, 0)] for segment, part in enumerate(parts))
+        found.append(text if whole else kept if isinstance(text, tuple) else kept[0])
+    return found
 
 
 def batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], max_tokens: int) -> list[Batch]:
     """Batches of at most ``max_tokens`` padded tokens (or of one text), shortest texts first."""
+    check_parameters(model)
     limit = length_limit(model, tokenizer)
-    encoded = [encode(tokenizer, text) for text in texts]
-    for text, item in zip(texts, encoded, strict=True):
+    encoded = [encode(tokenizer, text, number) for number, text in enumerate(texts)]
+    for number, (text, item) in enumerate(zip(texts, encoded, strict=True)):
         if len(item["input_ids"]) > limit:
             raise ValueError(
-                f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}: shorten {str(text)[:60]!r} ..."
+                f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}: "
+                f"shorten {str(text)[:60]!r} ..., row {number}, or pass truncation=True"
             )
     return grouped(model, tokenizer, encoded, max_tokens)
 
 
-def encode(tokenizer: Tokenizer, text: Text) -> BatchEncoding:
-    """The tokens of one text. Raises ``ValueError`` if there are none."""
-    found = tokenizer(*(text if isinstance(text, tuple) else (text,)))
-    if not found["input_ids"]:
-        raise ValueError(f"the tokenizer makes no token of {text!r}: expected text in a script it knows")
+def encode(tokenizer: Tokenizer, text: Text, number: int = 0) -> BatchEncoding:
+    """The tokens of one text. Raises ``ValueError`` if there are none but special ones, or if it is no Unicode."""
+    parts = text if isinstance(text, tuple) else (text,)
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r}, row {number}, is no Unicode: {error.reason}, so replace {error.object[error.start]!r}") from error
+    found = tokenizer(*parts, return_special_tokens_mask=True)
+    special = torch.tensor(found.pop("special_tokens_mask"), dtype=torch.bool)
+    segments = [None if one else 0 for one in special.tolist()] if not found.is_fast else found.sequence_ids()
+    if special.all() or (found.is_fast and not set(range(len(parts))) <= set(segments)):
+        raise ValueError(f"the tokenizer makes no token of {text!r}, row {number}: expected text in a script it knows, in every part")
     return found
 
 
 def grouped(model: Model, tokenizer: Tokenizer, encoded: Sequence[Mapping], max_tokens: int = TOKENS_PER_PASS) -> list[Batch]:
-    """Encoded texts as batches of at most ``max_tokens`` padded tokens (or of one text), the shortest first."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and len(encoded[i]["input_ids"]) * (len(groups[-1]) + 1) <= max_tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return [collate(model, tokenizer, group, [encoded[i] for i in group]) for group in groups]
+    """Encoded texts as batches of at most ``max_tokens`` padded tokens (or of one text), the shortest first.
+
+    If padding changes what the model says of the shortest text, only texts of one length share a batch.
+    """
+    lengths = [len(item["input_ids"]) for item in encoded]
+    order = sorted(range(len(encoded)), key=lengths.__getitem__)
+    for padded in (True, False):
+        groups: list[list[int]] = []
+        for i in order:
+            fits = groups and lengths[i] * (len(groups[-1]) + 1) <= max_tokens and (padded or lengths[i] == lengths[groups[-1][0]])
+            groups[-1].append(i) if fits else groups.append([i])
+        found = [collate(model, tokenizer, group, [encoded[i] for i in group]) for group in groups]
+        uneven = next((batch for batch in found if batch.lengths[0] < batch.lengths[-1]), None)
+        if uneven is None or indifferent(model, uneven):
+            break
+    return found
+
+
+def indifferent(model: Model, batch: Batch) -> bool:
+    """Whether the shortest text of a padded batch, which comes first, has the same logits with its padding as without."""
+    with torch.no_grad():
+        padded = logits_of(model, {name: column[:1] for name, column in batch.inputs.items()})
+        alone = logits_of(model, {name: column[:1, : batch.lengths[0]] for name, column in batch.inputs.items()})
+    return alike(padded[tuple(map(slice, alone.shape))], alone)
 
 
 def collate(model: Model, tokenizer: Tokenizer, index: Sequence[int], encoded: Sequence[Mapping]) -> Batch:
-    """Pad on the right: only there do positions stay what they are without padding."""
+    """Pad on the right, with the model's own padding: only there do positions stay what they are without padding."""
+    config, takes = text_config(model), inspect.signature(model.forward).parameters
     lengths = [len(item["input_ids"]) for item in encoded]
-    filler = {"input_ids": tokenizer.pad_token_id or 0}
+    named = [getattr(config, "pad_token_id", None), tokenizer.pad_token_id]
+    filler = {"input_ids": next((one for one in named if one is not None), 0)}
+    device = next(model.parameters()).device
 
     def column(name: str) -> Int[Tensor, "B N"]:
         padded = [list(item[name]) + [filler.get(name, 0)] * (max(lengths) - len(item[name])) for item in encoded]
-        return torch.tensor(padded, device=model.device)
+        found = torch.tensor(padded, device=device)
+        if name == "token_type_ids" and found.max() >= (getattr(config, "type_vocab_size", 0) or torch.inf):
+            return torch.zeros_like(found)  # the tokenizer counts segments that the model does not know
+        return found
 
+    known = [name for name in encoded[0] if name in takes or any(one.kind is one.VAR_KEYWORD for one in takes.values())]
     return Batch(
         index=tuple(index),
-        inputs={name: column(name) for name in encoded[0]},
-        lengths=tuple(lengths),
-        tokens=tuple(tuple(tokenizer.convert_ids_to_tokens(item["input_ids"])) for item in encoded),
+        inputs={name: column(name) for name in known},
+        tokens=tuple(tuple(readable(tokenizer, one) for one in item["input_ids"]) for item in encoded),
+        places=tuple(tuple(range(length)) for length in lengths),
+        width=max(lengths),
     )
 
 
+def readable(tokenizer: Tokenizer, number: int) -> str:
+    """A token as text, where its tokenizer writes bytes or marks of spaces; what alone is no text stays as the tokenizer writes it."""
+    token = tokenizer.convert_ids_to_tokens(number)
+    text = tokenizer.convert_tokens_to_string([token]).strip()
+    return text if text and "\ufffd" not in text else token
+
+
+def words_of(tokenizer: Tokenizer, text: Text, tokens: Sequence[str]) -> dict[str, tuple]:
+    """Where the tokens of a text stand in it, and which make up a word: parts of an `Attribution`; none if the tokenizer cannot tell."""
+    parts = text if isinstance(text, tuple) else (text,)
+    if not tokenizer.is_fast:
+        return {}
+    encoded = tokenizer(*parts, return_offsets_mapping=True)
+    segments, shown = encoded.sequence_ids(), list(tokens)
+    offsets = tuple(None if at is None else tuple(span) for at, span in zip(segments, encoded["offset_mapping"], strict=True))
+    keys = list(zip(segments, encoded.word_ids(), (place if at is None else -1 for place, at in enumerate(segments)), strict=True))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    words = [""] * len(numbers)
+    for place, (segment, span, token) in enumerate(zip(segments, offsets, encoded.tokens(), strict=True)):
+        if span and "\ufffd" in tokenizer.convert_tokens_to_string([token]):  # some of the bytes of a character: all of it
+            shown[place] = parts[segment][slice(*span)].strip()
+    for key, number in numbers.items():
+        mine = [place for place, one in enumerate(keys) if one == key]
+        first, last = offsets[mine[0]], offsets[mine[-1]]
+        words[number] = parts[key[0]][first[0] : last[1]].strip() if first and last else shown[mine[0]]
+    return {"tokens": tuple(shown), "offsets": offsets, "words": tuple(words), "word_of": tuple(numbers[key] for key in keys)}
+
+
 def predict(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], keep: Bool[Tensor, "*_"] | None = None) -> Float[Tensor, "B C"]:
-    """The probability of every class for each text, in float64.
+    """The probability of every class for each text (or what else the model's own map makes of its logits), in float64.
 
     Args:
         model, tokenizer: as for `attattr.attribute`.
@@ -151,7 +304,8 @@ def predict(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], keep: Boo
     [1, 0]
     """
     given = batches(model, tokenizer, check_texts(list(texts))[0], TOKENS_PER_PASS)
-    return forward(model, given, keep).double().softmax(-1)
+    logits = forward(model, given, keep).double()
+    return own_map(model, logits.shape[1])[1](logits)
 
 
 def forward(model: Model, given: Sequence[Batch], keep: Bool[Tensor, "*_"] | None = None) -> Float[Tensor, "B C"]:

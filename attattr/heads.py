@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .attribution import integrate
-from .batches import Batch, Dataset, Model, Tokenizer, batches, forward, predict, texts_and_labels
+from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
 from .quadrature import rule
 from .tap import check_heads, check_numbers, context_gradients, gated, layers_and_heads, record
 
@@ -33,18 +33,19 @@ RATES = tuple(tenth / 10 for tenth in range(11))
 def head_importance(
     model: Model,
     tokenizer: Tokenizer,
-    rows: Dataset,
+    rows: Rows,
     method: str = "attribution",
     steps: int = STEPS,
     normalize: bool = False,
     return_per_example: bool = False,
     progress: bool = False,
+    **reading: Any,
 ) -> Any:
     """How much each head matters to the gold label, as a mean over examples.
 
     Args:
         model, tokenizer: as for `attattr.attribute`.
-        rows: a Dataset of `attattr.examples`, with gold labels.
+        rows: a table with gold labels: a Dataset, a DataFrame, a list of dictionaries.
         method: ``"attribution"``: E_x[max Attr_h(A)] for the gold label (Eq. 5). ``"taylor"``: E_x|Σ_ij A_ij ∂loss/∂A_ij|
             (Eq. 6; equal to |Σ_i c_i · ∂loss/∂c_i|, so that one backward pass gives all heads). ``"taylor-logits"``:
             what the authors' code computes instead, E_x Σ_i |c_i · ∂S/∂c_i| with S the sum of all logits, which knows
@@ -55,6 +56,7 @@ def head_importance(
         return_per_example: also give the values before the mean (and before ``normalize``); their standard deviation over √B
             is the mean's standard error.
         progress: show a progress bar.
+        reading: ``columns``, ``label``, ``names``, ``truncation``: how rows are read, see `texts_and_labels`.
 
     Returns:
         Float["L H"]; with ``return_per_example``, that and Float["B L H"].
@@ -70,14 +72,15 @@ def head_importance(
     """
     if method not in METHODS_OF_IMPORTANCE:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS_OF_IMPORTANCE))}")
-    texts, labels = texts_and_labels(model, rows)
+    texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
     with torch.inference_mode(False):
-        per_example = torch.empty(len(texts), *layers_and_heads(model))
+        found = {}
         for batch in tqdm(given, desc=f"importance by {method}", unit="batch", disable=not progress):
             gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
-            per_example[list(batch.index)] = METHODS_OF_IMPORTANCE[method](model, batch, gold, steps).float().cpu()
+            found |= dict(zip(batch.index, METHODS_OF_IMPORTANCE[method](model, batch, gold, steps).float().cpu(), strict=True))
+    per_example = torch.stack([found[i] for i in range(len(texts))])
     importance = per_example.mean(0)
     if normalize:
         importance = torch.nn.functional.normalize(importance, dim=1)
@@ -165,10 +168,11 @@ def random_importance(like: Float[Tensor, "L H"], seed: int) -> Float[Tensor, "L
 def pruning_curve(
     model: Model,
     tokenizer: Tokenizer,
-    rows: Dataset,
+    rows: Rows,
     importance: Float[Tensor, "L H"],
     rates: Sequence[float] = RATES,
     progress: bool = False,
+    **reading: Any,
 ) -> PruningCurve:
     """Accuracy on ``rows`` when the least important heads of the whole model are pruned, at every rate (§5.2, Fig. 5).
 
@@ -184,7 +188,7 @@ def pruning_curve(
     check_numbers(importance.isfinite(), importance, "importance", "numbers that are finite, for each layer and head")
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise ValueError(f"rates={list(rates)}: expected numbers from 0 to 1, the share of heads that goes")
-    texts, labels = texts_and_labels(model, rows)
+    texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     pruned = tuple(int(rate * importance.numel() + 1e-9) for rate in rates)  # 0.3 · 10 is a little under 3
     counts = tqdm(pruned, desc="pruning", unit="rate", disable=not progress)
     answers = torch.stack([predict(model, tokenizer, texts, least_important(importance, count)).argmax(-1) for count in counts])

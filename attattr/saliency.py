@@ -5,7 +5,7 @@ changes, and against input gradients. Here is what that takes, without their cod
 method, Spearman's correlation with ties, and the curves of DeYoung et al. (ACL 2020), which mask the most relevant tokens.
 
 Attention and attribution scores are read from an `Attribution`, in the row of the token that the classifier reads. Gradients and
-blank-out ask the model again, through its word embeddings. F is the softmax probability of the class explained.
+blank-out ask the model again, through its word embeddings. F is what `attattr.decision` makes of the target.
 
 A *blank* stands where a word is taken away: the tokenizer's mask token, or its padding or unknown token where it has none.
 The special tokens that the tokenizer adds are no words of the text: leave them out of correlations (`ordinary_tokens`).
@@ -18,19 +18,21 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
 from .attribution import Attribution, within
 from .batches import TOKENS_PER_PASS, Model, Text, Tokenizer, batches, check_texts
-from .decision import class_names, decision_value, target_classes
+from .decision import decide, decision_value, read
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
 from .quadrature import rule
-from .tap import GRADIENT_SCALE, logits_of
+from .tap import GRADIENT_SCALE, run
 
 Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 
@@ -98,7 +100,7 @@ def ordinary_tokens(tokenizer: Tokenizer, text: Text) -> Bool[Tensor, " N"]:
 class Words:
     """One text as a model takes it that starts from word embeddings, and F of it, once every check of the text and the class is passed."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, text: Text, target: str | int) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, text: Text, target: Any) -> None:
         self.model, self.tokenizer, self.ordinary = model, tokenizer, ordinary_tokens(tokenizer, text)
         if "inputs_embeds" not in inspect.signature(model.forward).parameters:
             raise TypeError(f"{type(model).__name__} takes no inputs_embeds: expected a model that can start from word embeddings")
@@ -106,7 +108,10 @@ class Words:
         with torch.inference_mode(False), torch.no_grad():
             (batch,) = batches(model, tokenizer, [text], TOKENS_PER_PASS)
             self.inputs = dict(batch.inputs)
-            self.target: Int[Tensor, " 1"] = target_classes(target, class_names(model), logits_of(model, self.inputs))
+            self.read = partial(read, target, batch.examples())
+            outputs = run(model, self.inputs)
+            self.decision = decide(model, tokenizer, outputs, self.read(outputs, torch.zeros(1).long()), [target])
+            self.target = tuple(self.decision.targets[0].tolist()) if self.decision.targets.shape[1] > 1 else int(self.decision.targets)
             self.embeddings: Float[Tensor, "1 N D"] = model.get_input_embeddings()(self.inputs.pop("input_ids"))
 
     def blanked(self, absent: Bool[Tensor, "R N"], blank: str | None = None) -> Float[Tensor, "R N D"]:
@@ -123,7 +128,7 @@ class Words:
         if not found:
             raise ValueError(f"blank={blank!r}: expected one of the tokenizer's tokens, or None if it has a mask, padding or unknown token")
         with torch.inference_mode(False), torch.no_grad():
-            embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.model.device))
+            embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.embeddings.device))
         return torch.where(absent.to(embedding.device)[..., None], embedding, self.embeddings)
 
     def decisions(self, embeddings: Float[Tensor, "R N D"], gradient: bool = False) -> Float[Tensor, " R"] | Float[Tensor, "R N D"]:
@@ -136,14 +141,15 @@ class Words:
             for some in embeddings.split(max(1, TOKENS_PER_PASS // embeddings.shape[1])):
                 leaf = some.clone().requires_grad_(gradient)
                 inputs = {name: tensor.expand(len(some), -1) for name, tensor in self.inputs.items()} | {"inputs_embeds": leaf}
-                value = decision_value(logits_of(self.model, inputs), self.target.expand(len(some)))
+                logits = self.read(run(self.model, inputs), torch.zeros(len(some)).long())
+                value = decision_value(logits, self.decision.targets.expand(len(some), -1), self.decision.own)
                 if gradient:
                     value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
                 found.append(value.cpu())
         return torch.cat(found)
 
 
-def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
+def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted") -> Float[Tensor, " N"]:
     """‖∂F/∂x_i‖₂: how strongly the probability reacts to a small change of word embedding x_i.
 
     Abnar & Zuidema's code takes |Σ_d ∂F/∂x_id| instead. Where layer norms are all that reads the embeddings (BERT, RoBERTa,
@@ -153,7 +159,7 @@ def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str |
         model: a sequence classifier of transformers that takes ``inputs_embeds``. It is left exactly as it was.
         tokenizer: the model's own.
         text: a string, or a pair of strings (a tuple).
-        target: the class explained: ``"predicted"``, a class id, or a class name.
+        target: what is explained, as for `attattr.attribute`.
 
     Raises:
         TypeError: text that is not one text; a model that cannot start from word embeddings.
@@ -163,7 +169,7 @@ def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: str |
     return words.decisions(words.embeddings, gradient=True)[0].norm(dim=-1).float()
 
 
-def gradient_times_input(model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted") -> Float[Tensor, " N"]:
+def gradient_times_input(model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted") -> Float[Tensor, " N"]:
     """Σ_d x_id ∂F/∂x_id, arguments and errors as of `input_gradient`. Signed."""
     words = Words(model, tokenizer, text, target)
     return (words.embeddings.double().cpu() * words.decisions(words.embeddings, gradient=True))[0].sum(-1).float()
@@ -173,7 +179,7 @@ def integrated_gradients(
     model: Model,
     tokenizer: Tokenizer,
     text: Text,
-    target: str | int = "predicted",
+    target: Any = "predicted",
     blank: str | None = None,
     steps: int | str = "auto",
     tolerance: float = 1e-2,
@@ -216,7 +222,7 @@ def integrated_gradients(
 
 
 def blank_out(
-    model: Model, tokenizer: Tokenizer, text: Text, target: str | int = "predicted", blank: str | None = None
+    model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted", blank: str | None = None
 ) -> Float[Tensor, " N"]:
     """F(x) - F(x with token i blanked), for every token, special ones too: what the probability loses. Signed.
 
@@ -292,7 +298,7 @@ class MaskingCurves:
     without: Float[Tensor, " S"]  # F with the share that is most relevant masked (deletion)
     only: Float[Tensor, " S"]  # F with the others masked (insertion)
     whole: float  # F of the text as it is
-    target: int  # the class
+    target: int | tuple[int, ...]  # the class, or the tokens, explained
 
     @property
     def comprehensiveness(self) -> float:
@@ -310,7 +316,7 @@ def masking_curves(
     tokenizer: Tokenizer,
     text: Text,
     relevance: Float[Tensor, " N"],
-    target: str | int = "predicted",
+    target: Any = "predicted",
     shares: Sequence[float] = TENTHS,
     blank: str | None = None,
 ) -> MaskingCurves:
@@ -342,4 +348,4 @@ def masking_curves(
     first = torch.stack([rank < math.ceil(share * count - 1e-9) for share in (0.0, *shares)])  # none, and then those of the shares
     choices, place = torch.cat([first, words.ordinary & ~first]).unique(dim=0, return_inverse=True)  # short texts repeat some
     without, only = words.decisions(words.blanked(choices, blank))[place].float().chunk(2)
-    return MaskingCurves(torch.tensor(shares, dtype=torch.float32), without[1:], only[1:], float(without[0]), int(words.target))
+    return MaskingCurves(torch.tensor(shares, dtype=torch.float32), without[1:], only[1:], float(without[0]), words.target)

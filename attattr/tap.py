@@ -11,7 +11,7 @@ layers, and ALBERT calls one module many times, so calls are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ SOFTMAX = {torch.softmax, Tensor.softmax, nn.functional.softmax}
 PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.einsum}
 Weights = Callable[[], tuple[Tensor, Tensor]]  # gives A, "B H N K", and V, "B H K d"
 Handler = Callable[[int, Tensor, Weights], Tensor]
+Read = Callable[[Any, Tensor], Tensor]  # of the outputs, and the example of every row of them, the numbers that decide, "R C"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,17 @@ class Recording:
     attention: tuple[Float[Tensor, "B H N K"], ...]
     value: tuple[Float[Tensor, "B H K d"], ...]
     context: tuple[Float[Tensor, "B N H d"], ...]
-    logits: Float[Tensor, "B C"]
+    kinds: tuple[str, ...]  # of every layer: "encoder", "decoder" (each token sees those before it) or "cross"
+    numbers: tuple[int, ...]  # of every layer: the block of its stack that it is in
+    outputs: Any
+    logits: Float[Tensor, "B C"]  # what ``read`` found in them
+    read: Read
+    decoder_ids: Int[Tensor, "B N"] | None  # what the decoder of an encoder-decoder was given: the shifted inputs
     inputs: Mapping[str, Tensor]
     blocks: tuple[nn.Module, ...]
     block_calls: tuple[int, ...]
     hidden: tuple[Tensor, ...]
-    narrowed: nn.Module | None  # a norm after the last attention, above which only the first token's row can reach the logits
+    narrowed: nn.Module | None  # a norm after the last attention, above which only the first token's row can reach the outputs
 
 
 class Watch(TorchFunctionMode):
@@ -122,7 +128,7 @@ def fused_weights(
         attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(-1, torch.float32).to(value).nan_to_num(), value  # a token that sees nothing says nothing
+    return scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)).to(value).nan_to_num(), value  # a token that sees nothing says nothing
 
 
 @contextmanager
@@ -140,7 +146,7 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
 
     def begin(module: nn.Module, arguments: tuple, options: dict) -> None:
         if module is model and get_ident() == thread:  # not a copy that was made meanwhile
-            given = next(one for one in (*arguments, *options.values()) if isinstance(one, Tensor))
+            given = next((one for one in (*arguments, *options.values()) if isinstance(one, Tensor)), torch.empty(1))
             watch.layer, watch.rows, watch.active = 0, len(given), True
 
     def end(module: nn.Module, arguments: tuple, output: Any) -> None:
@@ -163,14 +169,30 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, ``model`` is in eval mode; on leaving, every module is in the mode it was in."""
+    """While open, ``model`` is in eval mode; on leaving, every module is in the mode it was in.
+
+    A decoder whose configuration names no padding takes one text at a time. Meanwhile it names a token that no text has, and takes
+    texts of one length.
+    """
     training = [module for module in model.modules() if module.training]
+    config = text_config(model)
+    unnamed = getattr(config, "pad_token_id", 0) is None
     model.eval()
     try:
+        if unnamed:
+            config.pad_token_id = -1
         yield
     finally:
+        if unnamed:
+            config.pad_token_id = None
         for module in training:
             module.training = True
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of a model, or, of one for more than text, that of its text part; None if it has none."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @contextmanager
@@ -219,8 +241,7 @@ def context_gradients(
         return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
 
     with torch.enable_grad(), tapped(model, probe):
-        logits = logits_of(model, inputs)
-        total = objective(widened(logits))
+        total = objective(widened(logits_of(model, inputs)))
     gradients = torch.autograd.grad(total * GRADIENT_SCALE, probes)
     return [(widened(c), widened(g) / GRADIENT_SCALE) for c, g in zip(contexts, gradients, strict=True)]
 
@@ -230,15 +251,30 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B C"]:
-    """The logits of a forward pass without dropout; a ``ValueError`` if they are not all finite."""
+def run(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """What the model gives, without dropout: its outputs by name, also where its configuration asks for a tuple."""
+    by_name = {} if getattr(getattr(model, "config", None), "return_dict", True) else {"return_dict": True}
     with evaluating(model):
-        logits = model(**inputs).logits
-    if not torch.isfinite(logits).all():
-        raise ValueError(
-            f"{type(model).__name__} gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN"
+        return model(**inputs, **by_name)
+
+
+def logits_in(outputs: Any, example: Tensor | None = None) -> Tensor:
+    """The logits among the outputs of a model; a ``TypeError`` if there are none, a ``ValueError`` if they are not all finite."""
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor):
+        given = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+        raise TypeError(
+            f"the model gives no logits but {given}: expected a classifier or a language model, "
+            "or target=FUNCTION, which makes one number of each row of these outputs"
         )
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"the model gave logits that are not finite ({logits.flatten()[:4].tolist()} ...): check its weights for NaN")
     return logits
+
+
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits of a forward pass; errors as of `logits_in`."""
+    return logits_in(run(model, inputs))
 
 
 def check_numbers(fit: Tensor, values: Tensor, name: str, expected: str) -> None:
@@ -250,13 +286,14 @@ def check_numbers(fit: Tensor, values: Tensor, name: str, expected: str) -> None
 
 def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     """How many layers and heads the model's configuration says that it has; a ``ValueError`` if heads were cut out of it."""
-    config: Any = model.config
+    config = text_config(model)
     if hasattr(config, "kept_heads"):
         raise ValueError(f"heads were cut out of this {type(model).__name__}: expected the whole model")
-    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
-    if not isinstance(layers, int) or not isinstance(heads, int):
-        raise TypeError(f"{type(config).__name__} has no num_hidden_layers and num_attention_heads: expected a Transformer's configuration")
-    return layers, heads
+    found = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    if not all(isinstance(one, int) for one in found) or getattr(config, "is_encoder_decoder", False):
+        expected = "a model of one stack, whose configuration has num_hidden_layers and num_attention_heads"
+        raise TypeError(f"{type(model).__name__}: the heads of an encoder-decoder cannot be told apart here: expected {expected}")
+    return found
 
 
 def check_heads(model: nn.Module, keep: Tensor) -> None:
@@ -269,24 +306,25 @@ def check_heads(model: nn.Module, keep: Tensor) -> None:
         )
 
 
-def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
+def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) -> Recording:
     """Run ``model`` once, without gradients, and keep what happened in every layer.
 
-    Where `replay` from the layers on does not come to the same logits, it will run the whole model.
+    Where `replay` from the layers on does not come to the same numbers, it will run the whole model.
 
     Raises:
-        TypeError: no attention is found in the model, or one that is not between all tokens.
+        TypeError: no attention is found in the model, or one that is not between all tokens; parameters without numbers.
         ValueError: the logits are not finite; layers of different numbers of heads; attention that is changed on its way.
     """
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     entered: list[tuple[nn.Module, Any]] = []  # every call of a block, and the hidden states it was given
     inside: list[int] = []  # the calls that are going on
-    owner: list[int] = []  # the call that each layer was in
+    within: list[list[int]] = []  # the calls that each layer was in, the outermost first
     norms: list[tuple[int, nn.Module]] = []  # every call of a norm, and how many layers were before it
+    decoder: list[Any] = []
 
     def keep(layer: int, context: Tensor, weights: Weights) -> Tensor:
         seen.append((*weights(), context))
-        owner.extend(inside[-1:])
+        within.append(list(inside))
         return context
 
     def enter(module: nn.Module, arguments: tuple, options: dict) -> None:
@@ -296,30 +334,81 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     def leave(*_: Any) -> None:
         inside.pop()
 
+    check_parameters(model)
+    names = {module: name for name, module in model.named_modules()}
     with torch.no_grad(), ExitStack() as stack:
-        for module in {element for modules in model.modules() if isinstance(modules, nn.ModuleList) for element in modules}:
-            stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
-            stack.enter_context(module.register_forward_hook(leave))
-        for module in model.modules():
+        for module, name in names.items():
+            if name.rpartition(".")[2].isdecimal():  # one of a list
+                stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+                stack.enter_context(module.register_forward_hook(leave))
             if "norm" in type(module).__name__.lower():
                 stack.enter_context(module.register_forward_pre_hook(lambda norm, _: norms.append((len(seen), norm))))
+            if name.rpartition(".")[2] == "decoder":
+                given = module.register_forward_pre_hook(lambda _, __, options: decoder.append(options.get("input_ids")), with_kwargs=True)
+                stack.enter_context(given)
         stack.enter_context(tapped(model, keep))
-        logits = logits_of(model, inputs)
+        outputs = run(model, inputs)
     attention, value, context = zip(*seen, strict=True)
-    check_attention(model, seen)
+    rows = next(len(given) for given in inputs.values() if isinstance(given, Tensor))
+    check_attention(model, seen, rows)
+    kinds, numbers = places_of(model, attention, within, [names[module] for module, _ in entered])
+    logits = read(outputs, torch.arange(rows, device=context[0].device))
+    decoder_ids = decoder[0] if decoder and "cross" in kinds else None
+    parts = (attention, value, context, kinds, numbers, outputs, logits, read, decoder_ids, dict(inputs))
+    whole = Recording(*parts, blocks=(), block_calls=(), hidden=(), narrowed=None)
+    owner = [calls[-1] for calls in within if calls]
     modules = dict.fromkeys(entered[call][0] for call in owner)
     calls = [call for call, (module, _) in enumerate(entered) if module in modules]
-    block_calls, hidden = tuple(map(calls.index, owner)), tuple(entered[call][1] for call in calls)
-    whole = Recording(attention, value, context, logits, dict(inputs), (), (), (), None)
+    hidden = tuple(entered[call][1] for call in calls)
     if len(owner) < len(seen) or not all(isinstance(states, Tensor) for states in hidden):
         return whole
-    cut = replace(whole, blocks=tuple(modules), block_calls=block_calls, hidden=hidden)
+    cut = replace(whole, blocks=tuple(modules), block_calls=tuple(map(calls.index, owner)), hidden=hidden)
     after = [norm for layers, norm in norms if layers == len(seen)]
     narrow = [replace(cut, narrowed=norm) for norm in after[:1]]
     return next((one for one in (*narrow, cut) if agrees(model, one)), whole)
 
 
-def check_attention(model: nn.Module, seen: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def places_of(
+    model: nn.Module, attention: Sequence[Tensor], within: Sequence[Sequence[int]], names: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The kind of every layer, and the number of the block in its stack that it is in, from the calls of blocks that it was in.
+
+    Where one block is called many times (ALBERT), its calls are counted.
+    """
+    two_stacks = getattr(text_config(model), "is_encoder_decoder", False)
+    kinds: list[str] = []
+    numbers: list[int] = []
+    calls = list(dict.fromkeys(call for of_layer in within for call in of_layer[:1]))
+    for layer, of_layer in enumerate(within):
+        stack, _, number = names[of_layer[0]].rpartition(".") if of_layer else ("", "", str(layer))
+        if two_stacks and "decoder" in stack.split("."):
+            kinds.append("cross" if layer and within[layer - 1][:1] == of_layer[:1] else "decoder")
+        else:
+            causal = attention[layer].shape[2] > 1 and not attention[layer].triu(1).any()
+            kinds.append("decoder" if causal else "encoder")
+        same = [names[call] for call in calls if names[call].rpartition(".")[0] == stack]
+        numbers.append(int(number) if len(set(same)) == len(same) else [c for c in calls if names[c] in same].index(of_layer[0]))
+    return tuple(kinds), tuple(numbers)
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
+    wrapped = {"model": not isinstance(model, nn.Module), "module": isinstance(model, nn.DataParallel), "_orig_mod": hasattr(model, "_orig_mod")}
+    for name in (name for name, found in wrapped.items() if found):
+        raise TypeError(f"{type(model).__name__} is not the model itself: expected its .{name}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise TypeError(f"{name} is on the device 'meta', as after cpu_offload: expected the whole model in memory, so load it without")
+        if parameter.is_inference():
+            raise TypeError(f"{name} was made in inference mode, and can take no part in a gradient: load the model outside of it")
+
+
+def routes(model: nn.Module) -> bool:
+    """Whether the model chooses, by a router, which of its parts a token goes through."""
+    return any(name.rpartition(".")[2] in ("router", "experts") for name, _ in model.named_modules())
+
+
+def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tensor]], rows: int) -> None:
     """Refuse attention that the attribution of contexts cannot tell of."""
     name = type(model).__name__
     heads = [attention.shape[1] for attention, _, _ in seen]
@@ -327,7 +416,9 @@ def check_attention(model: nn.Module, seen: list[tuple[Tensor, Tensor, Tensor]])
         raise ValueError(f"layers with {heads} heads in {name}: expected as many in each; if heads were cut out, explain the whole model")
     for layer, (attention, value, context) in enumerate(seen):
         queries, keys = attention.shape[2:]
-        if queries != keys and not getattr(model.config, "is_encoder_decoder", False):
+        if len(attention) != rows:
+            raise TypeError(f"attention of {len(attention)} rows in layer {layer} of {name}, for {rows} examples: expected one row for each")
+        if queries != keys and not getattr(text_config(model), "is_encoder_decoder", False):
             raise TypeError(f"attention of {queries} queries to {keys} keys in layer {layer} of {name}: expected all tokens to all tokens")
         gap = (torch.einsum("bhnk,bhkd->bnhd", attention, value) - context).abs().amax()
         if gap > torch.finfo(context.dtype).eps ** 0.5 * context.abs().amax():
@@ -338,17 +429,22 @@ def check_attention(model: nn.Module, seen: list[tuple[Tensor, Tensor, Tensor]])
 
 
 def agrees(model: nn.Module, recording: Recording) -> bool:
-    """Whether `replay` from every layer on, with nothing scaled, comes to the recorded logits."""
+    """Whether `replay` from every layer on, with nothing scaled, comes to the recorded numbers."""
     examples, layers = len(recording.logits), len(recording.context)
     example = torch.arange(examples, device=recording.logits.device).repeat(layers)
     layer = torch.arange(layers, device=recording.logits.device).repeat_interleave(examples)
     try:
         with torch.no_grad():
-            logits, _ = replay(model, recording, example, layer, torch.ones_like(layer, dtype=recording.logits.dtype))
+            logits, _ = replay(model, recording, example, layer, torch.ones_like(layer, dtype=recording.context[0].dtype))
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
         return False
-    near = 0.1 * torch.finfo(logits.dtype).eps ** 0.5
-    return logits.shape[1:] == recording.logits.shape[1:] and torch.allclose(logits, recording.logits[example], rtol=near, atol=near)
+    return alike(logits, recording.logits[example])
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding."""
+    near = 0.1 * torch.finfo(other.dtype).eps ** 0.5
+    return one.shape == other.shape and torch.allclose(one, other, rtol=near, atol=near)
 
 
 def replay(
@@ -359,11 +455,12 @@ def replay(
     Branch r continues example ``example[r]`` with α·c, α = ``scale[r]``, in layer ``layer[r]``; everything above it is computed anew,
     everything below it is as recorded. The branches come sorted by layer.
 
-    Returns the logits of every branch, and for each layer the scaled contexts of its branches ("r N H d", in the order
+    Returns the logits of every branch (or what else the recording reads), and for each layer the scaled contexts of its branches ("r N H d", in the order
     of the branches). Where gradients are enabled these are leaves, so that ``torch.autograd.grad`` of a function of the
     logits with respect to them is ∂F/∂c(αc).
     """
-    rows, start = len(layer), torch.searchsorted(layer, torch.arange(len(recording.context) + 1).to(layer)).tolist()
+    rows, examples = len(layer), len(recording.context[0])
+    start = torch.searchsorted(layer, torch.arange(len(recording.context) + 1).to(layer)).tolist()
     leaves: list[Tensor] = []
 
     def take(number: int, context: Tensor, weights: Weights) -> Tensor:
@@ -392,11 +489,16 @@ def replay(
         named = {name: narrow(option) for name, option in options.items()}
         return ((states, *map(narrow, arguments[1:])), named) if arguments else ((), named | {"hidden_states": states})
 
-    with evaluating(model), ExitStack() as stack:
+    with ExitStack() as stack:
         for block in recording.blocks:
             stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
         if recording.narrowed is not None:
             stack.enter_context(recording.narrowed.register_forward_pre_hook(lambda _, arguments: (arguments[0][:, :1],)))
         stack.enter_context(tapped(model, take))
-        logits = model(**{name: tensor[example] for name, tensor in recording.inputs.items()}).logits
-    return logits, leaves
+        outputs = run(model, {name: rows_of(given, example, examples) for name, given in recording.inputs.items()})
+    return recording.read(outputs, example), leaves
+
+
+def rows_of(given: Any, rows: Tensor, examples: int) -> Any:
+    """The rows of an input that has one for each of so many examples; anything else as it is."""
+    return given[rows] if isinstance(given, Tensor) and given.ndim and len(given) == examples else given

@@ -19,8 +19,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import Attribution, attribute, attribute_batches, strongest_connections
-from .batches import Batch, Dataset, Model, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
+from .attribution import Attribution, Options, attribute, attribute_batches, strongest_connections
+from .batches import Batch, Model, Rows, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
 from .data import one_of
 from .decision import class_names
 from .quadrature import rules_of
@@ -69,8 +69,8 @@ class Attack:
 def mine_triggers(
     model: Model,
     tokenizer: Tokenizer,
-    rows: Dataset,
-    selection: Dataset | None = None,
+    rows: Rows,
+    selection: Rows | None = None,
     top: int = 3,
     score: str = "maximum",
     values: str = "attribution",
@@ -79,6 +79,7 @@ def mine_triggers(
     classes: Sequence[str] | None = None,
     shortlist: int = SHORTLIST,
     progress: bool = False,
+    **reading: Any,
 ) -> list[Trigger]:
     """Word patterns that carry the model's decisions, the most damaging first (§5.3).
 
@@ -93,6 +94,7 @@ def mine_triggers(
         score, values, exclude, word_pieces: see `candidates`.
         classes: names of the classes to find triggers for; None: all of the model's.
         progress: show progress bars.
+        reading: how rows are read, as for `attattr.head_importance`.
 
     Raises:
         ValueError: an empty pool or selection, or one without the rows that are needed; an empty lexicon; an unknown option.
@@ -110,12 +112,14 @@ def mine_triggers(
         one_of("class", name, names)
     if top < 1 or shortlist < top:
         raise ValueError(f"top={top} of a shortlist of {shortlist}: expected at least 1, and a shortlist no shorter")
-    if selection is None:
-        if len(rows) < 2:
-            raise ValueError(f"{len(rows)} rows: expected at least 2, a pool and a held-out selection; or pass selection=ROWS")
-        selection, rows = rows.select(range(0, len(rows), 5)), rows.select([i for i in range(len(rows)) if i % 5])
-    texts, labels = texts_and_labels(model, selection)
-    found = candidates(model, tokenizer, texts_and_labels(model, rows)[0], score, values, exclude, word_pieces, progress)
+    pool, gold = texts_and_labels(model, tokenizer, rows, **reading)
+    if selection is not None:
+        texts, labels = texts_and_labels(model, tokenizer, selection, **reading)
+    elif len(pool) < 2:
+        raise ValueError(f"{len(pool)} rows: expected at least 2, a pool and a held-out selection; or pass selection=ROWS")
+    else:
+        texts, labels, pool = pool[::5], gold[::5], [text for i, text in enumerate(pool) if i % 5]
+    found = candidates(model, tokenizer, pool, score, values, exclude, word_pieces, progress)
     chosen = shortlisted([one for one in found if one is not None], wanted, shortlist)
     clean = predict(model, tokenizer, texts).argmax(-1)
     flips: dict[Trigger, float] = {}
@@ -213,12 +217,13 @@ def candidate(tokenizer: Tokenizer, att: Attribution, strength: Float[Tensor, "L
     layer, head = int(best["layer"][0]), int(best["head"][0])
     two = strongest_connections(strength[layer : layer + 1, head : head + 1], 2)
     taken = two[two.score >= SECOND * two.score[0]]
-    runs = segment_runs(encode(tokenizer, att.text).sequence_ids())
+    encoded = encode(tokenizer, att.text)
+    runs = segment_runs(encoded.sequence_ids())
     where = {place: (segment, number / len(run)) for segment, run in runs if segment is not None for number, place in enumerate(run, 1)}
     members = sorted(where.keys() & {*taken["query"], *taken["key"]})
     value = float(taken.score.sum() if score == "top-two" else best.score[0])
     return Trigger(
-        tokens=tuple(att.tokens[place] for place in members),
+        tokens=tuple(encoded.tokens()[place] for place in members),
         positions=tuple(where[place][1] for place in members),
         segments=tuple(where[place][0] for place in members),
         score=float(f"{value:.5g}"),  # the rest depends on the batch
@@ -290,11 +295,14 @@ def predict_attacked(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], 
     return forward(model, attacked_batches(model, tokenizer, texts, trigger)[0]).argmax(-1)
 
 
-def attack(model: Model, tokenizer: Tokenizer, rows: Dataset, trigger: Trigger, predicted: Int[Tensor, " B"] | None = None) -> Attack:
+def attack(
+    model: Model, tokenizer: Tokenizer, rows: Rows, trigger: Trigger, predicted: Int[Tensor, " B"] | None = None, **reading: Any
+) -> Attack:
     """Insert a trigger into every row: accuracy of each class before and after, and the share of right answers that flip (§5.3, Table 2).
 
     Args:
         predicted: the classes predicted without the trigger, where they are known already.
+        reading: how rows are read, as for `attattr.head_importance`.
 
     Raises:
         ValueError: no rows, an unknown label, a trigger that no row can hold (see `insert`).
@@ -306,7 +314,7 @@ def attack(model: Model, tokenizer: Tokenizer, rows: Dataset, trigger: Trigger, 
     >>> sorted(hit.before) == sorted(hit.after)
     True
     """
-    texts, labels = texts_and_labels(model, rows)
+    texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     attacked, shortened = attacked_batches(model, tokenizer, texts, trigger)
     first = predict(model, tokenizer, texts).argmax(-1) if predicted is None else predicted
     then = forward(model, attacked).argmax(-1)
@@ -337,19 +345,18 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def attribute_attacked(
-    model: Model, tokenizer: Tokenizer, text: Text, trigger: Trigger, target: str | int = "predicted", tolerance: float = 1e-2
+    model: Model, tokenizer: Tokenizer, text: Text, trigger: Trigger, target: Any = "predicted", tolerance: float = 1e-2
 ) -> tuple[Attribution, tuple[int, ...]]:
     """`attattr.attribute` of a text with a trigger inserted, and the places of the trigger's tokens.
 
     Word pieces, too, stay where they were put: the text is not written and cut into tokens again.
     """
-    (given,), _ = check_texts([text])
-    columns, places, _ = insert(tokenizer, given, trigger, length_limit(model, tokenizer))
+    (whole,), _ = check_texts([text])
+    columns, places, _ = insert(tokenizer, whole, trigger, length_limit(model, tokenizer))
     special = set(tokenizer.all_special_ids)
     runs = groupby(columns["input_ids"], key=lambda token: token in special)
     written = tuple(tokenizer.decode(list(run)) for is_special, run in runs if not is_special)
     spelled: Text = written if isinstance(text, tuple) and len(written) == 2 else " ".join(written)
-    (att,) = attribute_batches(
-        model, grouped(model, tokenizer, [columns]), [spelled], target, rules_of("gauss-legendre", "auto"), tolerance
-    )
+    given = grouped(model, tokenizer, [columns])
+    (att,) = attribute_batches(model, tokenizer, given, [spelled], target, Options(rules_of("gauss-legendre", "auto"), tolerance))
     return att, places

@@ -60,7 +60,7 @@ def table1(run: Run) -> Measured:
     model, tokenizer = load(run.task)
     pool, selection = pool_and_selection(run)
     words = sentiment_words(run)
-    texts = texts_and_labels(model, pool)[0]
+    texts = texts_and_labels(model, tokenizer, pool)[0]
 
     def mine(values: str, at: int) -> Rows:
         found = candidates(model, tokenizer, texts[at : at + CHUNK], values=values, exclude=words)
@@ -72,7 +72,7 @@ def table1(run: Run) -> Measured:
         mined[values] += map(trigger_of, found)
     names = class_names(model)
     tried = [(values, trigger) for values in VALUES for trigger in shortlisted(mined[values], names, SHORTLIST)]
-    there, gold = texts_and_labels(model, selection)
+    there, gold = texts_and_labels(model, tokenizer, selection)
     clean = predict(model, tokenizer, there).argmax(-1)
 
     def rank(values: str, trigger: Trigger) -> Rows:
@@ -130,7 +130,7 @@ def table2(run: Run) -> Measured:
     mined = mined_before(run)
     names = class_names(model)
     reported = drawn(run)
-    texts, labels = texts_and_labels(model, reported)
+    texts, labels = texts_and_labels(model, tokenizer, reported)
     clean = predict(model, tokenizer, texts).argmax(-1)
     common, any_word = vocabulary(tokenizer, texts_of(pool_and_selection(run)[0]))
     hit = attack_of(names, torch.tensor(labels), clean, clean)
@@ -198,8 +198,8 @@ def defence(run: Run) -> Measured:
     model, tokenizer = load(run.task)
     mined = mined_before(run)
     names = class_names(model)
-    selected, gold = texts_and_labels(model, pool_and_selection(run)[1])
-    texts, labels = texts_and_labels(model, drawn(run))
+    selected, gold = texts_and_labels(model, tokenizer, pool_and_selection(run)[1])
+    texts, labels = texts_and_labels(model, tokenizer, drawn(run))
 
     def carried(number: int, name: str) -> list[Any]:
         trigger = chosen(mined, name)[0]
