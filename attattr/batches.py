@@ -79,7 +79,7 @@ def texts_of(rows: Rows, columns: str | Sequence[str] | None = None) -> list[Tex
     table = table_of(rows)
     if table is None:
         if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
-            raise TypeError(f"cannot read {str(rows)[:60]!r} as texts: expected a string, a tuple of two, or a list or table of either")
+            raise TypeError(f"cannot read {str(rows)[:60]} as a text: expected a string, a tuple of two strings, or many in a list or table")
         found = list(rows)
     else:
         wanted = (columns,) if isinstance(columns, str) else columns
@@ -93,7 +93,7 @@ def texts_of(rows: Rows, columns: str | Sequence[str] | None = None) -> list[Tex
     for number, one in enumerate(pairs):
         parts = one if isinstance(one, tuple) else (one,)
         if not 0 < len(parts) < 3 or not all(isinstance(part, str) for part in parts):
-            raise TypeError(f"cannot read {str(one)[:60]!r}, row {number}, as a text: expected a string, or a tuple of two strings")
+            raise TypeError(f"cannot read {str(one)[:60]} as a text, row {number}: expected a string, or a tuple of two strings")
         if not all(part.strip() for part in parts):
             raise ValueError(f"empty text {one!r}, row {number}: expected at least one character that is not white space")
     return pairs
@@ -106,7 +106,7 @@ def check_texts(text: Any, columns: str | Sequence[str] | None = None) -> tuple[
         return texts_of([text]), False
     found = texts_of(text, columns)
     if not found:
-        raise ValueError("no texts: expected at least one string or pair of strings")
+        raise ValueError("an empty list of texts: expected at least one string or pair of strings")
     return found, True
 
 
@@ -132,24 +132,30 @@ def texts_and_labels(
     """
     table, ours = table_of(rows), class_names(model)
     if table is None or not len(table):
-        raise ValueError(f"no rows: expected a table with texts and labels, at least one example, not {str(rows)[:60]!r}")
+        raise ValueError("no rows: expected at least one example with its label, in a table with columns of texts and labels")
     if own_map(model, len(ours))[0] != "probability":
         raise ValueError(f"{type(model).__name__} does not choose one of its classes {ours}: expected a model of single labels")
     if label not in table.columns:
         raise ValueError(f"rows with the columns {list(table.columns)}: expected {label!r}, or label= with the one of the labels")
     texts, given = texts_of(rows, columns), table[label].tolist()
+    called = {name.lower(): number for number, name in enumerate(ours)}
+
+    def meant(one: Any) -> int | None:
+        mapped = (names or {}).get(one, one)
+        if isinstance(mapped, str):
+            mapped = called.get(mapped.lower(), int(mapped) if mapped.isdecimal() else None)
+        return None if isinstance(mapped, bool) or mapped not in range(len(ours)) else int(mapped)
+
     theirs = getattr(getattr(rows, "features", {}).get(label), "names", None)
     if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any
+        if None in map(meant, theirs):
+            raise ValueError(f"the rows have the classes {theirs}: expected those of the model, {ours}, or names= with what each means")
         given = [theirs[one] if one in range(len(theirs)) else one for one in given]
-    called = {name.lower(): number for number, name in enumerate(ours)}
-    labels = []
-    for number, one in enumerate(given):
-        mapped = (names or {}).get(one, one)
-        mapped = called.get(mapped.lower(), mapped) if isinstance(mapped, str) else mapped
-        mapped = int(mapped) if isinstance(mapped, str) and mapped.isdecimal() else mapped
-        if isinstance(mapped, bool) or mapped not in range(len(ours)):
-            raise ValueError(f"row {number} has label {one!r}: expected 0 to {len(ours) - 1}, the classes {ours}, or names= with what it means")
-        labels.append(int(mapped))
+    labels = [meant(one) for one in given]
+    if None in labels:
+        number = labels.index(None)
+        expected = f"0 to {len(ours) - 1}, the classes {ours}, or names= with what it means"
+        raise ValueError(f"row {number} has label {given[number]}: expected {expected}")
     return shortened(model, tokenizer, texts) if truncation else texts, labels
 
 

@@ -241,7 +241,7 @@ def test_the_notebook_display_shows_text_decision_connections_and_certificate(ss
         ({"text": ("a", "  ")}, ValueError, "empty text"),
         ({"text": []}, ValueError, "empty list"),
         ({"text": 42}, TypeError, "cannot read 42 as a text"),
-        ({"text": ("a", "b", "c")}, TypeError, "tuple of two strings"),
+        ({"text": ("a", 3)}, TypeError, "cannot read 3 as a text, row 1.*tuple of two strings"),
         ({"text": ["fine", None]}, TypeError, "cannot read None as a text"),
         ({"text": "word " * 600}, ValueError, r"602 tokens, but this model takes at most 512"),
         ({"target": "neutral"}, ValueError, r"unknown target 'neutral'.*\['negative', 'positive'\]"),

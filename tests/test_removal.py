@@ -92,7 +92,7 @@ def test_what_cannot_be_cut_is_refused_in_words():
         attattr.remove_heads(bert(), torch.ones(4, 3, dtype=torch.bool))
     model, tokenizer = attattr.load("sst2")
     smaller = attattr.remove_heads(model, some_heads(6, 12))
-    with pytest.raises(ValueError, match=r"if heads were cut out of the model"):
+    with pytest.raises(ValueError, match=r"if heads were cut out, explain the whole model"):
         attattr.attribute(smaller, tokenizer, TEXTS[0])
     with pytest.raises(ValueError, match=r"heads were cut out of this BertForSequenceClassification"):
         attattr.remove_heads(smaller, some_heads(6, 12))
