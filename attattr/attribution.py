@@ -81,6 +81,12 @@ class Attribution:
         """Whether each layer's estimated error and completeness are within the tolerance, and no cause is known to doubt the path."""
         return not self.causes and bool(within(self.error, self.completeness, self.difference, self.tolerance).all())
 
+    @property
+    def amount(self) -> str:
+        """F in words: of a class ``"p = 0.983"``."""
+        value = self.value if self.value is not None or self.probabilities is None else float(self.probabilities[self.target])
+        return f"{'p' if self.quantity == 'probability' else self.quantity} = {value:.3f}"
+
     def __repr__(self) -> str:
         layers, heads, *_ = self.scores.shape
         verdict = "certified" if self.certified else "NOT certified"
@@ -94,12 +100,16 @@ class Attribution:
         """All connections, as `strongest` gives them."""
         return self.strongest(self.scores.numel())
 
+    def sides(self, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The tokens that attend in layers of a kind, and those that they attend to."""
+        queries = self.tokens if kind == "encoder" or not self.decoder_tokens else self.decoder_tokens
+        return queries, queries if kind == "decoder" else self.tokens
+
     def of_kind(self, kind: str) -> Attribution:
         """The layers of one kind, ``"encoder"``, ``"decoder"`` or ``"cross"``, and their tokens; ``ValueError`` if there are none."""
         one_of("kind of layers", kind, dict.fromkeys(self.kinds))
         at = [layer for layer, one in enumerate(self.kinds) if one == kind]
-        queries = self.tokens if kind == "encoder" or not self.decoder_tokens else self.decoder_tokens
-        keys = queries if kind == "decoder" else self.tokens
+        queries, keys = self.sides(kind)
         size = (at, slice(None), slice(len(queries)), slice(len(keys)))
         measured = {name: getattr(self, name)[at] for name in ("difference", "completeness", "error", "evaluations")}
         names: dict[str, Any] = {"kinds": (kind,) * len(at), "layers": tuple(self.layers[layer] for layer in at)}
@@ -140,6 +150,17 @@ class Attribution:
         from .display import attribution_html
 
         return attribution_html(self)
+
+
+def chained(att: Attribution) -> Attribution:
+    """The attribution itself; a ``ValueError`` unless all of its layers and heads are there, and each layer reads what the one below wrote."""
+    fits = len(att.layers) == len(att.scores)  # else it was put together by hand
+    stacks = {*att.kinds} - {"cross"}
+    if fits and (att.heads or att.layers != tuple(range(len(att.layers))) or len(stacks) != 1 or "cross" in att.kinds):
+        found = ", ".join(f"{kind} {number}" for kind, number in zip(att.kinds, att.layers, strict=True))
+        expected = "all heads of layers of one kind, from 0 up, each of which reads the one below: att.of_kind('encoder'), for one"
+        raise ValueError(f"the layers {found}{f' and the heads {list(att.heads)}' if att.heads else ''}: expected {expected}")
+    return att
 
 
 MEASURES = ("difference", "completeness", "error", "evaluations")  # one number a layer

@@ -79,7 +79,9 @@ def texts_of(rows: Rows, columns: str | Sequence[str] | None = None) -> list[Tex
     table = table_of(rows)
     if table is None:
         if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
-            raise TypeError(f"cannot read {str(rows)[:60]} as a text: expected a string, a tuple of two strings, or many in a list or table")
+            raise TypeError(
+                f"cannot read {str(rows)[:60]} as a text: expected a string, a tuple of two strings, or many in a list or table"
+            )
         found = list(rows)
     else:
         wanted = (columns,) if isinstance(columns, str) else columns

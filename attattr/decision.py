@@ -147,7 +147,9 @@ def token_id(tokenizer: Any, token: str) -> int:
     return ids[0]
 
 
-def decision_value(logits: Float[Tensor, "B C"], targets: Int[Tensor, " B"] | Int[Tensor, "B T"], own: Map = softmax) -> Float[Tensor, " B"]:
+def decision_value(
+    logits: Float[Tensor, "B C"], targets: Int[Tensor, " B"] | Int[Tensor, "B T"], own: Map = softmax
+) -> Float[Tensor, " B"]:
     """F of every row, in float64: the model's map of the target's output, less that of a second target."""
     of_targets = own(logits.double()).gather(1, targets.reshape(len(targets), -1))
     return of_targets[:, 0] - of_targets[:, 1:].sum(1)

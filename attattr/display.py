@@ -16,11 +16,16 @@ def attribution_html(att: Attribution) -> str:
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
     table = att.strongest(STRONGEST)
     weights = att.attention.numpy()[tuple(table[axis] for axis in ("layer", "head", "query", "key"))]
-    table.insert(0, "attends → attended", [f"{att.tokens[one.query]} → {att.tokens[one.key]}" for one in table.itertuples()])
-    table["attribution"] = [f"{score:+.4f}" for score in table.pop("score")]
+    kinds, numbers = att.kinds or ("encoder",) * len(att.scores), att.layers or range(len(att.scores))
+    sides = [att.sides(kinds[layer]) for layer in table["layer"]]
+    pairs = zip(sides, table["query"], table["key"], strict=True)
+    table.insert(0, "attends → attended", [f"{queries[query]} → {keys[key]}" for (queries, keys), query, key in pairs])
+    table["layer"] = [f"{kinds[layer]} {numbers[layer]}" if len({*kinds}) > 1 else numbers[layer] for layer in table["layer"]]
+    table["head"] = [att.heads[head] if att.heads else head for head in table["head"]]
+    table["attribution"] = [f"{score:+.4f}" if abs(score) >= 1e-3 else f"{score:+.1e}" for score in table.pop("score")]
     table["attention"] = [f"{weight:.2f}" for weight in weights.tolist()]
     shown = table.drop(columns=["query", "key"]).to_html(index=False, border=0)
-    verdict = f"<b>{escape(att.label)}</b> (p = {float(att.probabilities[att.target]):.3f}) for “{escape(text)}”"
+    verdict = f"<b>{escape(att.label)}</b> ({escape(att.amount)})" + f" for “{escape(text)}”" * bool(text)
     return f"<div><p>{verdict}</p>{shown}<p>{escape(exactness(att))}</p></div>"
 
 
@@ -29,6 +34,7 @@ def exactness(att: Attribution) -> str:
     verdict = "Certified" if att.certified else "NOT certified"
     return (
         f"{verdict}: estimated relative error at most {float(att.error.max()):.1e} (tolerance {att.tolerance:g}), "
-        f"completeness gap at most {float(att.completeness.max()):.1e} in probability, "
+        f"completeness gap at most {float(att.completeness.max()):.1e} in {att.quantity}, "
         f"{int(att.evaluations.sum())} gradient evaluations in {len(att.evaluations)} layers ({att.method})."
+        + "".join(f" {cause[0].upper()}{cause[1:]}." for cause in att.causes)
     )

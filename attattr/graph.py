@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .attribution import Attribution
+from .attribution import Attribution, chained
 from .tap import check_numbers
 
 CLS = ("[CLS]", "<s>", "<cls>")
@@ -37,12 +37,16 @@ def retained(att: Attribution, tau: float | Sequence[float] = TAU) -> Bool[np.nd
             or one for each layer.
 
     Raises:
-        ValueError: a threshold outside 0 to 1, or not one for each layer.
+        ValueError: a threshold outside 0 to 1, or not one for each layer; layers that are not one stack.
     """
     check_numbers(att.scores.isfinite(), att.scores, "scores", "numbers that are finite")
-    scores = layer_scores(att)
-    thresholds = [tau] * (len(scores) - 1) + [0.0] if isinstance(tau, int | float) else list(tau)
-    if len(thresholds) != len(scores) or not all(0 <= threshold <= 1 for threshold in thresholds):
+    scores = layer_scores(chained(att))
+    try:
+        given = np.asarray(tau, dtype=float)
+    except (TypeError, ValueError):
+        given = np.empty((0, 0))
+    thresholds = np.append(np.full(len(scores) - 1, given), 0.0) if given.ndim == 0 else given
+    if thresholds.shape != (len(scores),) or not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise ValueError(f"tau={tau!r}: expected a number from 0 to 1, or one for each of {len(scores)} layers")
     largest = scores.max((1, 2), keepdims=True)
     return (scores > np.reshape(thresholds, (-1, 1, 1)) * largest) & (largest > 0)

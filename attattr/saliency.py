@@ -221,9 +221,7 @@ def integrated_gradients(
     return found.float()
 
 
-def blank_out(
-    model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted", blank: str | None = None
-) -> Float[Tensor, " N"]:
+def blank_out(model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted", blank: str | None = None) -> Float[Tensor, " N"]:
     """F(x) - F(x with token i blanked), for every token, special ones too: what the probability loses. Signed.
 
     Abnar & Zuidema take its absolute value for the importance of the token. Arguments and errors as of `integrated_gradients`.

@@ -128,7 +128,9 @@ def fused_weights(
         attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)).to(value).nan_to_num(), value  # a token that sees nothing says nothing
+    return scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)).to(
+        value
+    ).nan_to_num(), value  # a token that sees nothing says nothing
 
 
 @contextmanager
@@ -393,7 +395,11 @@ def places_of(
 
 def check_parameters(model: nn.Module) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
-    wrapped = {"model": not isinstance(model, nn.Module), "module": isinstance(model, nn.DataParallel), "_orig_mod": hasattr(model, "_orig_mod")}
+    wrapped = {
+        "model": not isinstance(model, nn.Module),
+        "module": isinstance(model, nn.DataParallel),
+        "_orig_mod": hasattr(model, "_orig_mod"),
+    }
     for name in (name for name, found in wrapped.items() if found):
         raise TypeError(f"{type(model).__name__} is not the model itself: expected its .{name}")
     for name, parameter in model.named_parameters():
@@ -417,7 +423,9 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
     for layer, (attention, value, context) in enumerate(seen):
         queries, keys = attention.shape[2:]
         if len(attention) != rows:
-            raise TypeError(f"attention of {len(attention)} rows in layer {layer} of {name}, for {rows} examples: expected one row for each")
+            raise TypeError(
+                f"attention of {len(attention)} rows in layer {layer} of {name}, for {rows} examples: expected one row for each"
+            )
         if queries != keys and not getattr(text_config(model), "is_encoder_decoder", False):
             raise TypeError(f"attention of {queries} queries to {keys} keys in layer {layer} of {name}: expected all tokens to all tokens")
         gap = (torch.einsum("bhnk,bhkd->bnhd", attention, value) - context).abs().amax()

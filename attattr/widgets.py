@@ -41,8 +41,8 @@ WIDE = {"width": "98%"}
 def head_browser(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ipywidgets.VBox:
     """Attention and attribution of any head, for a sentence of your own: Figure 2.1, live.
 
-    Two sentences for a task of pairs are written in one line, with ``||`` between them. Starts at the head with the
-    largest score.
+    Two sentences for a task of pairs are written in one line, with ``||`` between them, unless ``text`` is a single one that has it.
+    Starts at the head with the largest score.
     """
     sentence, explain = explainer(model, tokenizer, text)
     layers, heads = explain().scores.shape[:2]
@@ -85,10 +85,11 @@ def steps_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
     return explorer([sentence, method, steps, at_layer], show)
 
 
-def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> ipywidgets.VBox:
+def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE, terminal: int | None = None) -> ipywidgets.VBox:
     """The attribution graph of a text of your own, with one τ, or with one for each layer: Figure 4.1, live.
 
-    One τ is for all layers but the last, where it is 0, as in the paper.
+    One τ is for all layers but the last, where it is 0, as in the paper. The flow ends at the token at ``terminal`` (-1: the last, which
+    a decoder reads); None: at [CLS].
     """
     sentence, explain = explainer(model, tokenizer, text)
     top = len(explain().scores) - 1
@@ -108,12 +109,13 @@ def graph_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
     def show() -> tuple[str, str]:
         att = explain()
         taus = [slider.value for slider in of_layer] if several.value else tau.value
-        graph = attribution_graph(att, taus)
+        end = len(att.tokens) + terminal if terminal is not None and terminal < 0 else terminal
+        graph = attribution_graph(att, taus, end)
         edges = len(edges_of(graph, "attention"))
         if not edges:
             raise ValueError(f"no connection to draw: no score is above τ = {taus} times the largest of its layer, so lower τ")
         told = f"<details><summary>The graph in sentences</summary><p>{escape(graph_sentences(graph))}</p></details>"
-        return picture(graphs_drawn(att, {"shown": graph})) + told, (
+        return picture(graphs_drawn(att, {"shown": graph}, terminal=end)) + told, (
             f"Decision: {decided(att)}. {retained(att, taus).sum()} connections are above τ, {edges} of them are drawn: each pair of "
             f"tokens once, from the top down, and no [SEP] that is a leaf. {exactness(att)}"
         )
@@ -141,18 +143,19 @@ def trigger_explorer(
     for one in triggers:
         if not isinstance(one, Trigger):
             raise TypeError(f"triggers={one!r}: expected attattr.Trigger")
-    lines = [as_line(text) for text in check_texts([texts] if isinstance(texts, str) else list(texts))[0]]
+    given = check_texts([texts] if isinstance(texts, str) else list(texts))[0]
+    lines = [as_line(text) for text in given]
     names = [f"{number}: {', '.join(one.tokens)} (to {one.label})" for number, one in enumerate(triggers, 1)]
     chosen = ipywidgets.Dropdown(options=names, description="Trigger", layout=WIDE)
     example = ipywidgets.Dropdown(options=lines, description="Example", layout=WIDE)
-    sentence, explain = explainer(model, tokenizer, lines[0])
+    sentence, explain = explainer(model, tokenizer, given[0])
     count = ipywidgets.IntSlider(10, 1, 30, description="Arcs")
     ipywidgets.dlink((example, "value"), (sentence, "value"))
     attacked = lru_cache(maxsize=16)(attribute_attacked)
 
     def show() -> tuple[str, str]:
         before = explain()
-        after, places = attacked(model, tokenizer, as_text(sentence.value), triggers[chosen.index])
+        after, places = attacked(model, tokenizer, as_text(sentence.value, given[0]), triggers[chosen.index])
         touching = touches(after.strongest(count.value, over="all"), places)
         changed = "The decision flips." if before.target != after.target else "The decision stays."
         return picture(trigger_figure(before, after, places, class_names(model), count.value)), (
@@ -178,8 +181,8 @@ def explainer(model: Model, tokenizer: Tokenizer, text: Text) -> tuple[ipywidget
     attributed = lru_cache(maxsize=16)(attribute)
 
     def explain(method: str = "gauss-legendre", steps: int | str = "auto") -> Attribution:
-        shown = as_text(sentence.value)
-        count = len(encode(tokenizer, shown)["input_ids"])
+        shown = as_text(sentence.value, text)
+        count = len(encode(tokenizer, check_texts(shown)[0][0])["input_ids"])
         if count > MAX_TOKENS:
             raise ValueError(f"a text of {count} tokens: this picture has room for {MAX_TOKENS}, so shorten the text")
         return attributed(model, tokenizer, shown, method=method, steps=steps)
@@ -211,7 +214,7 @@ def as_line(text: Text) -> str:
     return text if isinstance(text, str) else " || ".join(text)
 
 
-def as_text(line: str) -> Text:
-    """The text, or the pair of texts, that the line of a text box means."""
+def as_text(line: str, start: Text) -> Text:
+    """The text that the line of a text box means, or the two that ``||`` stands between; unless it began with a single text that has one."""
     first, bar, second = line.partition("||")
-    return (first.strip(), second.strip()) if bar else line
+    return (first.strip(), second.strip()) if bar and (isinstance(start, tuple) or "||" not in start) else line

@@ -175,6 +175,14 @@ def test_the_graph_explorer_tells_premise_and_hypothesis_apart(mnli):
     assert box[-1].value.count("<rect") == 2
 
 
+def test_a_single_text_with_bars_in_it_is_no_pair(sst2):
+    code = "if this || that , a warm film ."
+    sentence, *_, words, picture = graph_parts(graph_explorer(*sst2, text=code))
+    assert attattr.attribute(*sst2, code).amount in words.value and "<rect" not in picture.value
+    sentence.value = "if that || this , a dull film ."
+    assert attattr.attribute(*sst2, sentence.value).amount in words.value
+
+
 @pytest.mark.parametrize(("text", "expected"), [("", "empty text"), ("word " * 60, f"room for {MAX_TOKENS}")])
 def test_a_bad_text_leaves_the_graph_as_it_was(sst2, text, expected):
     sentence, *_, words, picture = graph_parts(graph_explorer(*sst2, text=TEXT))
