@@ -47,7 +47,7 @@ class Batch:
 
     def examples(self) -> list[Example]:
         """What a target of one's own may ask of each text."""
-        padding = [torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real), False) for real in self.places]
+        padding = [torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real, dtype=torch.long), False) for real in self.places]
         return [Example(tokens, len(tokens), of_row) for tokens, of_row in zip(self.tokens, padding, strict=True)]
 
 

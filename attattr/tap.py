@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import get_ident
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ from torch.overrides import TorchFunctionMode
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
 GRADIENT_SCALE = 4096.0  # a power of two, so it changes no digit; without it small gradients vanish in float16
+MULTI_HEAD = FunctionType(  # torch's own, which would hide the functions that it calls from whoever watches it
+    nn.functional.multi_head_attention_forward.__code__,
+    vars(nn.functional) | {"has_torch_function": lambda arguments: False},
+    argdefs=nn.functional.multi_head_attention_forward.__defaults__,
+)
 SOFTMAX = {torch.softmax, Tensor.softmax, nn.functional.softmax}
 PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.einsum}
 Weights = Callable[[], tuple[Tensor, Tensor]]  # gives A, "B H N K", and V, "B H K d"
@@ -72,6 +78,9 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
         options = options or {}
+        if function is nn.functional.multi_head_attention_forward:
+            with self:
+                return MULTI_HEAD(*arguments, **options)
         found = function(*arguments, **options)
         if not self.active or not isinstance(found, Tensor) or found.ndim < 3:
             return found
@@ -165,8 +174,13 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
             raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {watch.layer}: expected as many")
 
     hooks = model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True)
-    with watch, hooks[0], hooks[1]:
-        yield
+    fused = torch.backends.mha.get_fastpath_enabled()  # whole layers of torch's in one function, in which no attention is seen
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with watch, hooks[0], hooks[1]:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
