@@ -120,7 +120,7 @@ class Attribution:
         return replace(self, scores=self.scores[size], attention=self.attention[size], **measured, **names)
 
     def by_word(self) -> Attribution:
-        """The same attribution among words: scores are summed over word pieces, attention over those of keys, its mean over those of queries.
+        """The same attribution among words: scores summed over word pieces, attention over those of keys, and its mean over those of queries.
 
         Raises ``ValueError`` where words are not known, or tokens were replaced since.
         """
@@ -153,7 +153,7 @@ class Attribution:
 
 
 def chained(att: Attribution) -> Attribution:
-    """The attribution itself; a ``ValueError`` unless all of its layers and heads are there, and each layer reads what the one below wrote."""
+    """The attribution itself; a ``ValueError`` unless all layers and heads are there, and each layer reads what the one below wrote."""
     fits = len(att.layers) == len(att.scores)  # else it was put together by hand
     stacks = {*att.kinds} - {"cross"}
     if fits and (att.heads or att.layers != tuple(range(len(att.layers))) or len(stacks) != 1 or "cross" in att.kinds):
@@ -371,7 +371,7 @@ def attribute_inputs(
     rows = next(iter(counts.values()), 0)
     if not rows:
         raise ValueError(f"inputs {list(inputs)}: expected tensors by name, with a row for each example")
-    names = [None] * rows if tokens is None else [tokens] if isinstance(tokens[0], str) else list(tokens)
+    names: list[Any] = [None] * rows if tokens is None else [tokens] if isinstance(tokens[0], str) else list(tokens)
     if len(names) != rows:
         raise ValueError(f"tokens of {len(names)} examples for {rows} rows of {counts}: expected a list of tokens for each row")
     given = [one_row(inputs, row, rows, of_row) for row, of_row in enumerate(names)]
@@ -454,8 +454,8 @@ def attribute_batch(
     found = []
     for b in range(len(batch.index)):
         tokens, decoder_tokens, places = names_and_places(tokenizer, recording, batch, b, chosen)
-        measured = {name: outcome[name][b].cpu() for name in MEASURES}
-        settled = bool(within(*(measured[name] for name in ("error", "completeness", "difference")), options.tolerance).all())
+        measured: dict[str, Any] = {name: outcome[name][b].cpu() for name in MEASURES}
+        settled = bool(within(measured["error"], measured["completeness"], measured["difference"], options.tolerance).all())
         own = tuple(decision.targets[b].tolist())
         found.append(
             Attribution(
@@ -481,7 +481,7 @@ def attribute_batch(
     return found
 
 
-def stacked(matrices: Sequence[Float[Tensor, "H _N _K"]], places: Sequence[tuple[list[int], list[int]]]) -> Float[Tensor, "L H N K"]:
+def stacked(matrices: Sequence[Float[Tensor, "H _N _K"]], places: Sequence[Sequence[list[int]]]) -> Float[Tensor, "L H N K"]:
     """The rows and columns of real tokens of a matrix for each layer; where layers differ in size, smaller ones end in zeros."""
     cut = [matrix[:, rows][:, :, columns].cpu() for matrix, (rows, columns) in zip(matrices, places, strict=True)]
     found = cut[0].new_zeros(len(cut), len(cut[0]), *(max(one.shape[side] for one in cut) for side in (1, 2)))
@@ -492,14 +492,16 @@ def stacked(matrices: Sequence[Float[Tensor, "H _N _K"]], places: Sequence[tuple
 
 def names_and_places(
     tokenizer: Tokenizer | None, recording: Recording, batch: Batch, row: int, chosen: Sequence[int]
-) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[list[int], list[int]]]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], list[Sequence[list[int]]]]:
     """The tokens of one text, those that its decoder was given, and where both stand in the matrices of each chosen layer."""
     sizes = [tuple(attention.shape[2:]) for attention in recording.attention]
     if batch.width and batch.width not in {size for pair in sizes for size in pair}:
         expected = "as many; a model with tokens of its own (prompt tuning) or with fewer (pooling) cannot be explained by these"
         raise ValueError(f"attention among {sizes[0][1]} tokens, and inputs of {batch.width}: expected {expected}")
     real = list(batch.places[row])
-    places = [tuple(real if size == batch.width else list(range(size)) for size in sizes[layer]) for layer in chosen]
+    places: list[Sequence[list[int]]] = [
+        tuple(real if size == batch.width else list(range(size)) for size in sizes[layer]) for layer in chosen
+    ]
     longest = max(len(columns) for _, columns in places)
     tokens = batch.tokens[row] if any(sizes[layer][1] == batch.width for layer in chosen) else tuple(map(str, range(longest)))
     own = [rows for (rows, _), layer in zip(places, chosen, strict=True) if recording.kinds[layer] == "cross"]

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .data import one_of
 from .decision import Example, class_names, own_map
 from .tap import alike, check_heads, check_parameters, gated, logits_of, text_config
 
@@ -47,7 +46,9 @@ class Batch:
 
     def examples(self) -> list[Example]:
         """What a target of one's own may ask of each text."""
-        padding = [torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real, dtype=torch.long), False) for real in self.places]
+        padding = [
+            torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real, dtype=torch.long), False) for real in self.places
+        ]
         return [Example(tokens, len(tokens), of_row) for tokens, of_row in zip(self.tokens, padding, strict=True)]
 
 

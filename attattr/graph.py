@@ -90,7 +90,7 @@ def attribution_graph(att: Attribution, tau: float | Sequence[float] = TAU, term
     '[CLS]'
     """
     scores, kept = layer_scores(att), retained(att, tau)
-    graph = nx.DiGraph(label=att.label, target=int(att.target))
+    graph = nx.DiGraph(label=att.label, target=att.target if isinstance(att.target, int) else str(att.target))
     graph.add_node((len(scores), find_terminal(att.tokens, terminal)))
     joined: set[tuple[int, int]] = set()
     for layer, i, j in sorted(np.argwhere(kept).tolist(), key=lambda place: (-place[0], -scores[tuple(place)])):
@@ -138,7 +138,7 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
         raise ValueError(f"no token but {att.tokens[0]!r} draws anything positive from another: there is no tree to build")
     kept[-1] = False
     kept[-2, np.arange(len(weight)) != root] = False
-    tree = nx.DiGraph(label=att.label, target=int(att.target))
+    tree = nx.DiGraph(label=att.label, target=att.target if isinstance(att.target, int) else str(att.target))
     tree.add_node(root, token=att.tokens[root], height=len(scores) - 1)
     for layer, i, j in sorted(np.argwhere(kept).tolist(), key=lambda place: -place[0]):
         if i in tree and j not in tree:

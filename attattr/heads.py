@@ -76,7 +76,7 @@ def head_importance(
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
     with torch.inference_mode(False):
-        found = {}
+        found: dict[int, Tensor] = {}
         for batch in tqdm(given, desc=f"importance by {method}", unit="batch", disable=not progress):
             gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
             found |= dict(zip(batch.index, METHODS_OF_IMPORTANCE[method](model, batch, gold, steps).float().cpu(), strict=True))

@@ -477,9 +477,9 @@ def replay(
     Branch r continues example ``example[r]`` with α·c, α = ``scale[r]``, in layer ``layer[r]``; everything above it is computed anew,
     everything below it is as recorded. The branches come sorted by layer.
 
-    Returns the logits of every branch (or what else the recording reads), and for each layer the scaled contexts of its branches ("r N H d", in the order
-    of the branches). Where gradients are enabled these are leaves, so that ``torch.autograd.grad`` of a function of the
-    logits with respect to them is ∂F/∂c(αc).
+    Returns what the recording reads of every branch, and for each layer the scaled contexts of its branches ("r N H d", in the order of
+    the branches). Where gradients are enabled these are leaves, so that ``torch.autograd.grad`` of a function of what is read with
+    respect to them is ∂F/∂c(αc).
     """
     rows, examples = len(layer), len(recording.context[0])
     start = torch.searchsorted(layer, torch.arange(len(recording.context) + 1).to(layer)).tolist()

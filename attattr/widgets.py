@@ -215,6 +215,6 @@ def as_line(text: Text) -> str:
 
 
 def as_text(line: str, start: Text) -> Text:
-    """The text that the line of a text box means, or the two that ``||`` stands between; unless it began with a single text that has one."""
+    """The text that the line of a text box means, or the two that ``||`` is between; unless it began with a single text that has one."""
     first, bar, second = line.partition("||")
     return (first.strip(), second.strip()) if bar and (isinstance(start, tuple) or "||" not in start) else line
