@@ -18,9 +18,10 @@ explorers (`attattr.widgets`), and what only the book needs (`attattr.book`).
 """
 
 from . import figures, widgets
-from .attribution import Attribution, attribute, attribute_inputs, save
+from .attribution import attribute, attribute_inputs
 from .batches import texts_of
 from .book.results import result
+from .connections import Attribution, save
 from .data import examples, lexicon
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .graph import attribution_graph, attribution_tree, receptive_field

@@ -159,7 +159,7 @@ def texts_and_labels(
         number = labels.index(None)
         expected = f"0 to {len(ours) - 1}, the classes {ours}, or names= with what it means"
         raise ValueError(f"row {number} has label {given[number]}: expected {expected}")
-    return shortened(model, tokenizer, texts) if truncation else texts, labels
+    return shortened(model, tokenizer, texts) if truncation else texts, [label for label in labels if label is not None]
 
 
 def length_limit(model: Model, tokenizer: Tokenizer) -> int:
@@ -173,14 +173,14 @@ def length_limit(model: Model, tokenizer: Tokenizer) -> int:
 
 def shortened(model: Model, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
     """The texts, those that are too long for the model without their ends (of a pair the longer part loses first)."""
-    limit, found = length_limit(model, tokenizer), []
-    for text in texts:
+    limit, found = length_limit(model, tokenizer), list(texts)
+    for number, text in enumerate(texts):
         parts = text if isinstance(text, tuple) else (text,)
         cut = tokenizer(*parts, truncation=True, max_length=limit, return_offsets_mapping=True)
         ends = {segment: offset[1] for segment, offset in zip(cut.sequence_ids(), cut["offset_mapping"], strict=True)}
-        whole = len(tokenizer(*parts)["input_ids"]) <= limit
-        kept = tuple(part[: ends.get(segment, 0)] for segment, part in enumerate(parts))
-        found.append(text if whole else kept if isinstance(text, tuple) else kept[0])
+        kept = [part[: ends.get(segment, 0)] for segment, part in enumerate(parts)]
+        if len(tokenizer(*parts)["input_ids"]) > limit:
+            found[number] = (kept[0], kept[1]) if isinstance(text, tuple) else kept[0]
     return found
 
 
@@ -272,7 +272,7 @@ def readable(tokenizer: Tokenizer, number: int) -> str:
     return text if text and "\ufffd" not in text else token
 
 
-def words_of(tokenizer: Tokenizer, text: Text, tokens: Sequence[str]) -> dict[str, tuple]:
+def words_of(tokenizer: Tokenizer, text: Text, tokens: Sequence[str]) -> dict[str, Any]:
     """Where the tokens of a text stand in it, and which make up a word: parts of an `Attribution`; none if the tokenizer cannot tell."""
     parts = text if isinstance(text, tuple) else (text,)
     if not tokenizer.is_fast:

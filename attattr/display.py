@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .attribution import Attribution
+    from .connections import Attribution
 
 STRONGEST = 8
 

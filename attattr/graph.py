@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .attribution import Attribution, chained
+from .connections import Attribution, chained
 from .tap import check_numbers
 
 CLS = ("[CLS]", "<s>", "<cls>")

@@ -26,8 +26,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from .attribution import Attribution, within
 from .batches import TOKENS_PER_PASS, Model, Text, Tokenizer, batches, check_texts
+from .connections import Attribution, within
 from .decision import decide, decision_value, read
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair

@@ -309,7 +309,7 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     if not all(isinstance(one, int) for one in found) or getattr(config, "is_encoder_decoder", False):
         expected = "a model of one stack, whose configuration has num_hidden_layers and num_attention_heads"
         raise TypeError(f"{type(model).__name__}: the heads of an encoder-decoder cannot be told apart here: expected {expected}")
-    return found
+    return found[0], found[1]
 
 
 def check_heads(model: nn.Module, keep: Tensor) -> None:

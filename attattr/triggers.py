@@ -19,8 +19,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import Attribution, Options, attribute, attribute_batches, strongest_connections
+from .attribution import Options, attribute, attribute_batches
 from .batches import Batch, Model, Rows, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
+from .connections import Attribution, strongest_connections
 from .data import one_of
 from .decision import class_names
 from .quadrature import rules_of

@@ -20,8 +20,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from .attribution import Attribution, attribute
+from .attribution import attribute
 from .batches import Model, Text, Tokenizer, check_texts, encode
+from .connections import Attribution
 from .decision import class_names
 from .display import exactness
 from .figures.grammar import heat, note, page, token_axis

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, tensor
 
-from ..attribution import Attribution
+from ..connections import Attribution
 
 TOLERANCE = 1e-4
 SHOWN = 400  # characters of one value in a message

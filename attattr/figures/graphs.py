@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attribution import Attribution
+from ..connections import Attribution
 from ..flow import EQUAL, adjusted_attention, attention_flow, attention_rollout, flow_bound
 from ..graph import SEP, attribution_graph, find_terminal, layer_scores
 from .grammar import CONTROL, FAINT, FOR, INK, NEUTRAL, note, page, reveal, swap, together, token_axis, token_labels

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attribution import Attribution
+from ..connections import Attribution
 from . import grammar
 from .graphs import points, straight
 

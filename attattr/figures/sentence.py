@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 
-from ..attribution import Attribution, strongest_connections
+from ..connections import Attribution, strongest_connections
 from . import grammar
 from .graphs import layer_axis, points, straight
 

@@ -11,7 +11,7 @@ import pandas
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ..attribution import Attribution
+from ..connections import Attribution
 from ..graph import CLS, SEP
 from .grammar import INK, NEUTRAL, choose, heat, note, page, token_axis, token_labels
 from .graphs import points, straight

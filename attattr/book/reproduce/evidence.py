@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...attribution import Attribution, attribute
+from ...attribution import attribute
 from ...batches import Text, predict, texts_of
+from ...connections import Attribution
 from ...data import examples
 from ...graph import attribution_graph, distances, graph_connections, retained
 from ...heads import random_importance

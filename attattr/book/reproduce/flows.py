@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...attribution import Attribution, attribute
+from ...attribution import attribute
 from ...batches import Model, Text, Tokenizer, encode, texts_of
+from ...connections import Attribution
 from ...data import TASKS, examples, one_of
 from ...flow import EQUAL, attention_flow, attention_rollout, flow_saturation, is_causal, scores_as_attention, source_bound
 from ...pretrained import load, load_base
