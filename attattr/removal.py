@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .batches import Model
-from .tap import check_heads, family_attention, layers_and_heads
+from .tap import check_heads, layers_and_heads
 
 MODEL_TYPE = "attattr-heads-removed"
 # Names of the projections below the module that computes attention, and, from its parent, of the output projection.
@@ -66,8 +67,8 @@ def projections(model: Model, layers: int) -> list[list[nn.Linear]]:
     for name, module in modules.items():
         for *inputs, output in FAMILIES:
             linears = [*(getattr(module, each, None) for each in inputs), modules.get(f"{name.rpartition('.')[0]}.{output}")]
-            if all(isinstance(linear, nn.Linear) for linear in linears):
-                family_attention(module)  # a TypeError for families that count on their number of heads
+            counts_heads = not hasattr(sys.modules[type(module).__module__], "eager_attention_forward")
+            if all(isinstance(linear, nn.Linear) for linear in linears) and not counts_heads:
                 found.append(linears)
     if len(found) != layers or getattr(model.config, "is_decoder", False):
         wanted = f"expected {layers}, of an encoder (BERT, RoBERTa, ELECTRA, DistilBERT); in others prune with `attattr.prune_heads`"

@@ -1,9 +1,9 @@
 """The tap: record, replace, scale or gate the output of every attention head of a Transformer.
 
 The output of head h is its *context* c_h = A_h V_h, before the output projection. Everything this package asks of a
-model is a question about contexts, so this file is the only one that knows how transformers is built inside: for the
-length of a ``with`` block it puts a function of ours between the model and its attention, through the registry that
-transformers keeps for that purpose, and afterwards puts everything back.
+model is a question about contexts, so this file is the only one that knows how a model is built inside. For the length of a
+``with`` block it watches the functions of torch that the model calls, and finds attention as what it is: fused attention, or a
+softmax that is followed to its product with the values. The model is not changed, and need not be one of transformers.
 
 A *layer* here is one call of attention, counted from 0 in the order of the forward pass. Not every family numbers its
 layers, and ALBERT calls one module many times, so calls are counted.
@@ -11,20 +11,25 @@ layers, and ALBERT calls one module many times, so calls are counted.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
-PREFIX = "attattr-"
 GRADIENT_SCALE = 4096.0  # a power of two, so it changes no digit; without it small gradients vanish in float16
-Handler = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+SOFTMAX = {torch.softmax, Tensor.softmax, nn.functional.softmax}
+PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.einsum}
+Weights = Callable[[], tuple[Tensor, Tensor]]  # gives A, "B H N K", and V, "B H K d"
+Handler = Callable[[int, Tensor, Weights], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,84 +48,116 @@ class Recording:
     blocks: tuple[nn.Module, ...]
     block_calls: tuple[int, ...]
     hidden: tuple[Tensor, ...]
-    first_row_only: bool  # nothing but the first token's row of the last layer can reach the logits
+    narrowed: nn.Module | None  # a norm after the last attention, above which only the first token's row can reach the logits
+
+
+class Watch(TorchFunctionMode):
+    """Gives every product of attention weights and values to ``handler(layer, context, weights)``, and goes on with what it returns.
+
+    ``layer`` is None where no forward pass of the model is going on. ``followed`` holds its softmaxes on their way through dropout,
+    casts and reshapes, by identity, each with its axes of rows and heads while it had them.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__()
+        self.handler = handler
+        self.layer: int | None = None
+        self.rows_and_heads: tuple[int, int] = (1, -1)
+        self.followed: dict[int, tuple[Tensor, tuple[int, int]]] = {}
+
+    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+        options = options or {}
+        found = function(*arguments, **options)
+        if self.layer is None or not isinstance(found, Tensor) or found.ndim < 3:
+            return found
+        if function is scaled_dot_product_attention:
+            return self.handled(found.transpose(1, 2), partial(fused_weights, *arguments, **options)).transpose(1, 2)
+        equation, *operands = arguments if function is torch.einsum else ("bhij,bhjd->bhid", *arguments)
+        _, apart = self.followed.get(id(operands[0]), (None, None)) if operands else (None, None)
+        if function in PRODUCTS and apart:
+            return self.product(found, *operands, equation.replace(" ", ""), apart)
+        if function in SOFTMAX or apart:
+            apart = found.shape[:2] if found.ndim == 4 else apart or self.rows_and_heads
+            self.followed[id(found)] = found, apart
+        return found
+
+    def product(self, found: Tensor, attention: Tensor, value: Tensor, equation: str, apart: tuple[int, int]) -> Tensor:
+        """A product of attention and values, handled, whatever the order of their axes."""
+        if found.ndim == 3:  # rows and heads in one axis
+            return self.product(*(one.unflatten(0, apart) for one in (found, attention, value)), equation, apart).flatten(0, 1)
+        of_attention, of_value, of_context = equation.replace("->", ",").split(",")
+        query, key = set(of_attention) - set(of_value), set(of_attention) - set(of_context)
+        (i,), (j,), (d,) = query, key, set(of_value) - set(of_attention)
+        b, h = (axis for axis in of_attention if axis not in (i, j))
+
+        def weights() -> tuple[Tensor, Tensor]:
+            ordered = torch.einsum(f"{of_attention}->{b}{h}{i}{j}", attention), torch.einsum(f"{of_value}->{b}{h}{j}{d}", value)
+            return ordered[0], ordered[1].expand(*ordered[0].shape[:2], -1, -1)
+
+        context = self.handled(torch.einsum(f"{of_context}->{b}{i}{h}{d}", found), weights)
+        return torch.einsum(f"{b}{i}{h}{d}->{of_context}", context)
+
+    def handled(self, context: Tensor, weights: Weights) -> Tensor:
+        """What the handler makes of the next layer's context."""
+        layer, self.layer = self.layer, self.layer + 1
+        return self.handler(layer, context, weights)
+
+
+def fused_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The attention weights, and the values of every head, of what torch's fused attention computes."""
+    groups = query.shape[1] // max(1, key.shape[1])  # a layer may have lost all its heads
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1, torch.float32).to(value).nan_to_num(), value  # a token that sees nothing says nothing
 
 
 @contextmanager
 def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Iterator[None]:
-    """While open, every attention call of ``model`` gives its result to ``handler(layer, attention, value, context)``.
+    """While open, every attention call of ``model`` gives its result to ``handler(layer, context, weights)``.
 
-    What the handler returns is used as the context from there on. The layer count starts anew with each forward pass
-    of ``model``. On leaving, also by an exception, the model and transformers' registries are as they were.
+    ``weights()`` gives attention and values. What the handler returns is used as the context from there on. The layer count starts
+    anew with each forward pass of ``model``; other models, and other threads, are not touched.
 
     Raises:
-        ValueError: the model is tapped already: the outer handler would not be heard. And, at the end of a forward pass,
-            if ``layers`` is given and the model has another number of them.
+        ValueError: at the end of a forward pass, if ``layers`` is given and the model has another number of them.
         TypeError: at the end of a forward pass, if no attention came by.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
+    watch, thread = Watch(handler), get_ident()
 
-    name = f"{PREFIX}{id(handler)}"
-    calls = [0]
+    def begin(module: nn.Module, arguments: tuple, options: dict) -> None:
+        if module is model and get_ident() == thread:  # not a copy that was made meanwhile
+            given = next(one for one in (*arguments, *options.values()) if isinstance(one, Tensor))
+            watch.layer, watch.rows_and_heads = 0, (len(given), -1)
 
-    def attention_function(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        # The model family's own plain attention, so that its peculiarities (grouped keys, soft caps, biases) are kept.
-        context, attention = family_attention(module)(module, query, key, value, attention_mask, **options)
-        heads_per_value = attention.shape[1] // max(1, value.shape[1])  # a layer may have lost all its heads
-        context = handler(calls[0], attention, value.repeat_interleave(heads_per_value, dim=1), context)
-        calls[0] += 1
-        return context, attention
+    def end(module: nn.Module, arguments: tuple, output: Any) -> None:
+        if module is not model or get_ident() != thread:
+            return
+        seen, watch.layer = watch.layer, None
+        watch.followed.clear()
+        if output is not None and not seen:
+            raise TypeError(
+                f"no attention was seen in {type(model).__name__}: expected fused attention, or a softmax over keys that is multiplied "
+                "with values (BERT, DeBERTa, MPNet, XLNet, GPT-2, Llama, T5, ViT ... have one; FNet and the like do not)"
+            )
+        if output is not None and layers not in (None, seen):
+            raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {seen}: expected as many")
 
-    def restart(*_: Any) -> None:
-        calls[0] = 0
-
-    def count(*_: Any) -> None:
-        if not calls[0]:
-            raise untapped(model)
-        if layers is not None and calls[0] != layers:
-            raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {calls[0]}: expected as many")
-
-    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
-    before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    if any(str(implementation).startswith(PREFIX) for implementation in before.values()):
-        raise ValueError(
-            f"{type(model).__name__} is inside another `with` block of this package (prune_heads or the like), which would not be "
-            "heard: leave that block first"
-        )
-    AttentionInterface.register(name, attention_function)
-    AttentionMaskInterface.register(name, eager_mask)  # without a mask function of the same name, padding is silently ignored
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = name
-        with model.register_forward_pre_hook(restart), model.register_forward_hook(count):
-            yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
-        AttentionInterface._global_mapping.pop(name, None)
-        AttentionMaskInterface._global_mapping.pop(name, None)
-
-
-def family_attention(module: nn.Module) -> Callable:
-    """The ``eager_attention_forward`` of the file that defines ``module``'s class or the class it derives from."""
-    for base in type(module).__mro__:
-        found = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
-        if found is not None:
-            return found
-    raise untapped(module)
-
-
-def untapped(model: nn.Module) -> TypeError:
-    """What to say of a model none of whose attention came by."""
-    return TypeError(
-        f"the attention of {type(model).__name__} does not go through transformers' attention interface, so it cannot be "
-        "tapped: expected a model whose code calls ALL_ATTENTION_FUNCTIONS (BERT, RoBERTa, DistilBERT, GPT-2, ViT ... do; "
-        "DeBERTa-v2 and XLNet do not)"
-    )
+    hooks = model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True)
+    with watch, hooks[0], hooks[1]:
+        yield
 
 
 @contextmanager
@@ -146,13 +183,14 @@ def gated(model: nn.Module, gates: Shaped[Tensor, "L H"] | Shaped[Tensor, "B L H
     """
     of_layers = gates.movedim(min(1, gates.ndim - 2), 0)
 
-    def multiply(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        rows, heads, queries, keys = attention.shape
-        expected = {2: (heads,), 3: (rows, heads), 4: (rows, queries, keys)}[gates.ndim]
+    def multiply(layer: int, context: Tensor, weights: Weights) -> Tensor:
+        rows, tokens, heads, _ = context.shape
+        expected = {2: (heads,), 3: (rows, heads), 4: (rows, tokens, tokens)}[gates.ndim]
         if layer >= len(of_layers) or of_layers.shape[1:] != expected:
             raise ValueError(f"gates of shape {tuple(gates.shape)} do not fit: expected {expected} for each of more than {layer} layers")
         gate = of_layers[layer].to(context)
         if gates.ndim == 4:
+            attention, value = weights()
             return torch.einsum("bhnk,bhkd->bnhd", attention * gate[:, None], value)
         return context * gate[..., None, :, None]
 
@@ -163,7 +201,7 @@ def gated(model: nn.Module, gates: Shaped[Tensor, "L H"] | Shaped[Tensor, "B L H
 @contextmanager
 def replaced(model: nn.Module, contexts: Mapping[int, Float[Tensor, "B N H d"]]) -> Iterator[None]:
     """While open, the context of each layer named in ``contexts`` is the given one; gradients flow into it."""
-    with tapped(model, lambda layer, attention, value, context: contexts.get(layer, context)):
+    with tapped(model, lambda layer, context, weights: contexts.get(layer, context)):
         yield
 
 
@@ -174,7 +212,7 @@ def context_gradients(
     contexts: list[Tensor] = []
     probes: list[Tensor] = []
 
-    def probe(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
+    def probe(layer: int, context: Tensor, weights: Weights) -> Tensor:
         contexts.append(context.detach())
         probes.append(torch.zeros_like(context, requires_grad=True))
         return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
@@ -233,17 +271,20 @@ def check_heads(model: nn.Module, keep: Tensor) -> None:
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     """Run ``model`` once, without gradients, and keep what happened in every layer.
 
+    Where `replay` from the layers on does not come to the same logits, it will run the whole model.
+
     Raises:
-        TypeError: the model's attention does not go through transformers' attention interface.
-        ValueError: the logits are not finite.
+        TypeError: no attention is found in the model, or one that is not between all tokens.
+        ValueError: the logits are not finite; layers of different numbers of heads; attention that is changed on its way.
     """
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     entered: list[tuple[nn.Module, Any]] = []  # every call of a block, and the hidden states it was given
     inside: list[int] = []  # the calls that are going on
     owner: list[int] = []  # the call that each layer was in
+    norms: list[tuple[int, nn.Module]] = []  # every call of a norm, and how many layers were before it
 
-    def keep(layer: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
-        seen.append((attention, value, context))
+    def keep(layer: int, context: Tensor, weights: Weights) -> Tensor:
+        seen.append((*weights(), context))
         owner.extend(inside[-1:])
         return context
 
@@ -258,36 +299,55 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         for module in {element for modules in model.modules() if isinstance(modules, nn.ModuleList) for element in modules}:
             stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
             stack.enter_context(module.register_forward_hook(leave))
+        for module in model.modules():
+            if "norm" in type(module).__name__.lower():
+                stack.enter_context(module.register_forward_pre_hook(lambda norm, _: norms.append((len(seen), norm))))
         stack.enter_context(tapped(model, keep))
         logits = logits_of(model, inputs)
     attention, value, context = zip(*seen, strict=True)
-    heads = [of_layer.shape[1] for of_layer in attention]
-    if len(set(heads)) > 1:
-        raise ValueError(f"layers with {heads} heads: expected as many in each; if heads were cut out of the model, explain the whole one")
+    check_attention(model, seen)
     modules = dict.fromkeys(entered[call][0] for call in owner)
     calls = [call for call, (module, _) in enumerate(entered) if module in modules]
     block_calls, hidden = tuple(map(calls.index, owner)), tuple(entered[call][1] for call in calls)
-    # Where one stack feeds another, or a layer is in no block, `replay` runs all layers.
-    if getattr(model.config, "is_encoder_decoder", False) or len(owner) < len(seen) or not all(isinstance(h, Tensor) for h in hidden):
-        modules, block_calls, hidden = {}, (), ()
-    one_row = reads_first_row_only(model, inputs, tuple(modules), logits)
-    return Recording(attention, value, context, logits, dict(inputs), tuple(modules), block_calls, hidden, one_row)
+    whole = Recording(attention, value, context, logits, dict(inputs), (), (), (), None)
+    if len(owner) < len(seen) or not all(isinstance(states, Tensor) for states in hidden):
+        return whole
+    cut = replace(whole, blocks=tuple(modules), block_calls=block_calls, hidden=hidden)
+    after = [norm for layers, norm in norms if layers == len(seen)]
+    narrow = [replace(cut, narrowed=norm) for norm in after[:1]]
+    return next((one for one in (*narrow, cut) if agrees(model, one)), whole)
 
 
-def reads_first_row_only(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], logits: Tensor) -> bool:
-    """Whether the logits stay what they are when all rows but the first of the last block's output are made NaN.
+def check_attention(model: nn.Module, seen: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Refuse attention that the attribution of contexts cannot tell of."""
+    name = type(model).__name__
+    heads = [attention.shape[1] for attention, _, _ in seen]
+    if len(set(heads)) > 1:
+        raise ValueError(f"layers with {heads} heads in {name}: expected as many in each; if heads were cut out, explain the whole model")
+    for layer, (attention, value, context) in enumerate(seen):
+        queries, keys = attention.shape[2:]
+        if queries != keys and not getattr(model.config, "is_encoder_decoder", False):
+            raise TypeError(f"attention of {queries} queries to {keys} keys in layer {layer} of {name}: expected all tokens to all tokens")
+        gap = (torch.einsum("bhnk,bhkd->bnhd", attention, value) - context).abs().amax()
+        if gap > torch.finfo(context.dtype).eps ** 0.5 * context.abs().amax():
+            raise ValueError(
+                f"the output of layer {layer} of {name} is not its attention times its values, but {float(gap):.2g} apart: "
+                "leave the `with` block of this package (prune_heads or the like) that the model is in"
+            )
 
-    Asked only of blocks that are built like BERT's, where `replay` can save the last layer's work on rows that nobody reads.
-    """
-    if not blocks or len(set(blocks)) < 2 or not hasattr(getattr(blocks[-1], "attention", None), "output"):
+
+def agrees(model: nn.Module, recording: Recording) -> bool:
+    """Whether `replay` from every layer on, with nothing scaled, comes to the recorded logits."""
+    examples, layers = len(recording.logits), len(recording.context)
+    example = torch.arange(examples, device=recording.logits.device).repeat(layers)
+    layer = torch.arange(layers, device=recording.logits.device).repeat_interleave(examples)
+    try:
+        with torch.no_grad():
+            logits, _ = replay(model, recording, example, layer, torch.ones_like(layer, dtype=recording.logits.dtype))
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
         return False
-
-    def spoil(module: nn.Module, arguments: tuple, output: Any) -> None:
-        rows = output if isinstance(output, Tensor) else output[0]
-        rows[:, 1:] = torch.nan
-
-    with evaluating(model), torch.no_grad(), blocks[-1].register_forward_hook(spoil):
-        return torch.allclose(model(**inputs).logits, logits, atol=1e-4)
+    near = 0.1 * torch.finfo(logits.dtype).eps ** 0.5
+    return logits.shape[1:] == recording.logits.shape[1:] and torch.allclose(logits, recording.logits[example], rtol=near, atol=near)
 
 
 def replay(
@@ -305,7 +365,7 @@ def replay(
     rows, start = len(layer), torch.searchsorted(layer, torch.arange(len(recording.context) + 1).to(layer)).tolist()
     leaves: list[Tensor] = []
 
-    def take(number: int, attention: Tensor, value: Tensor, context: Tensor) -> Tensor:
+    def take(number: int, context: Tensor, weights: Weights) -> Tensor:
         here = slice(start[number], start[number + 1])
         scaled = scale[here].to(context)[:, None, None, None] * recording.context[number][example[here]]
         leaves.append(scaled.requires_grad_(torch.is_grad_enabled()))
@@ -324,6 +384,8 @@ def replay(
         states = torch.cat([below[:first], recording.hidden[block][example[first:active]]])
 
         def narrow(argument: Any) -> Any:  # masks, position embeddings: whatever carries one entry for each branch
+            if isinstance(argument, tuple):
+                return tuple(map(narrow, argument))
             return argument[:active] if isinstance(argument, Tensor) and argument.ndim > 1 and argument.shape[0] == rows else argument
 
         named = {name: narrow(option) for name, option in options.items()}
@@ -332,9 +394,8 @@ def replay(
     with evaluating(model), ExitStack() as stack:
         for block in recording.blocks:
             stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
-        if recording.first_row_only:  # what follows the last attention is done for that row alone
-            output = recording.blocks[-1].get_submodule("attention.output")
-            stack.enter_context(output.register_forward_pre_hook(lambda _, arguments: tuple(a[:, :1] for a in arguments)))
+        if recording.narrowed is not None:
+            stack.enter_context(recording.narrowed.register_forward_pre_hook(lambda _, arguments: (arguments[0][:, :1],)))
         stack.enter_context(tapped(model, take))
         logits = model(**{name: tensor[example] for name, tensor in recording.inputs.items()}).logits
     return logits, leaves

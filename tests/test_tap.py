@@ -63,7 +63,7 @@ def test_replay_equals_scaling_the_context_in_a_whole_forward_pass(name):
     assert [len(leaf) for leaf in leaves] == [1, 2, 2]
     for r in range(5):
 
-        def scaled(now, attention, value, context, r=r):
+        def scaled(now, context, weights, r=r):
             return context * scale[r] if now == layer[r] else context
 
         with torch.no_grad(), tap.tapped(model, scaled):
@@ -95,7 +95,7 @@ def test_replay_runs_only_the_layers_above():
 
 def test_rows_that_nobody_reads_are_detected_and_left_out():
     batch = inputs([6, 4])
-    read = {name: tap.record(family(name), batch).first_row_only for name in FAMILIES}
+    read = {name: tap.record(family(name), batch).narrowed is not None for name in FAMILIES}
     assert read == {"bert": True, "roberta": True, "distilbert": False, "albert": False, "gpt2": False, "llama": False}
     model = bert()
     branches = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.3, 0.6, 0.9])
@@ -103,7 +103,7 @@ def test_rows_that_nobody_reads_are_detected_and_left_out():
     model.bert.encoder.layer[-1].intermediate.register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[1]))
     recording = tap.record(model, batch)
     short, _ = tap.replay(model, recording, *branches)
-    full, _ = tap.replay(model, dataclasses.replace(recording, first_row_only=False), *branches)
+    full, _ = tap.replay(model, dataclasses.replace(recording, narrowed=None), *branches)
     assert widths[-2:] == [1, 6]
     assert torch.allclose(short, full, atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_a_model_that_reads_other_rows_is_replayed_in_full():
     model = bert()
     model.bert.pooler = MeanPooled()
     recording = tap.record(model, inputs([6]))
-    assert not recording.first_row_only
+    assert recording.narrowed is None
     with torch.no_grad():
         logits, _ = tap.replay(model, recording, torch.tensor([0]), torch.tensor([2]), torch.ones(1))
     assert torch.allclose(logits, recording.logits, atol=1e-5)
