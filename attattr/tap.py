@@ -54,53 +54,54 @@ class Recording:
 class Watch(TorchFunctionMode):
     """Gives every product of attention weights and values to ``handler(layer, context, weights)``, and goes on with what it returns.
 
-    ``layer`` is None where no forward pass of the model is going on. ``followed`` holds its softmaxes on their way through dropout,
-    casts and reshapes, by identity, each with its axes of rows and heads while it had them.
+    Only while a forward pass of the model is going on, which makes it ``active``. ``followed`` holds the softmaxes of that pass on
+    their way through dropout, casts and reshapes, by identity, each with the sizes of its axes of rows and heads.
     """
 
     def __init__(self, handler: Handler) -> None:
         super().__init__()
-        self.handler = handler
-        self.layer: int | None = None
-        self.rows_and_heads: tuple[int, int] = (1, -1)
+        self.handler, self.layer, self.active = handler, 0, False
+        self.rows = 0
         self.followed: dict[int, tuple[Tensor, tuple[int, int]]] = {}
 
     def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
         options = options or {}
         found = function(*arguments, **options)
-        if self.layer is None or not isinstance(found, Tensor) or found.ndim < 3:
+        if not self.active or not isinstance(found, Tensor) or found.ndim < 3:
             return found
         if function is scaled_dot_product_attention:
             return self.handled(found.transpose(1, 2), partial(fused_weights, *arguments, **options)).transpose(1, 2)
-        equation, *operands = arguments if function is torch.einsum else ("bhij,bhjd->bhid", *arguments)
-        _, apart = self.followed.get(id(operands[0]), (None, None)) if operands else (None, None)
-        if function in PRODUCTS and apart:
-            return self.product(found, *operands, equation.replace(" ", ""), apart)
-        if function in SOFTMAX or apart:
-            apart = found.shape[:2] if found.ndim == 4 else apart or self.rows_and_heads
-            self.followed[id(found)] = found, apart
+        equation, *operands = arguments if function is torch.einsum else ("bhij,bhjd->bhid", *arguments, None)
+        _, axes = self.followed.get(id(operands[0]), (None, None))
+        if axes and function in PRODUCTS:
+            return self.product(equation.replace(" ", ""), found, operands[0], operands[1], axes)
+        if axes or function in SOFTMAX:
+            rows, heads, *_ = found.shape if found.ndim == 4 else axes or (self.rows, -1)
+            self.followed[id(found)] = found, (rows, heads)
         return found
 
-    def product(self, found: Tensor, attention: Tensor, value: Tensor, equation: str, apart: tuple[int, int]) -> Tensor:
-        """A product of attention and values, handled, whatever the order of their axes."""
+    def product(self, equation: str, found: Tensor, attention: Tensor, value: Tensor, axes: tuple[int, int]) -> Tensor:
+        """A product of attention and values, handled, in whatever order its axes are."""
         if found.ndim == 3:  # rows and heads in one axis
-            return self.product(*(one.unflatten(0, apart) for one in (found, attention, value)), equation, apart).flatten(0, 1)
+            found, attention, value = (one.unflatten(0, axes) for one in (found, attention, value))
+            return self.product(equation, found, attention, value, axes).flatten(0, 1)
         of_attention, of_value, of_context = equation.replace("->", ",").split(",")
         query, key = set(of_attention) - set(of_value), set(of_attention) - set(of_context)
         (i,), (j,), (d,) = query, key, set(of_value) - set(of_attention)
         b, h = (axis for axis in of_attention if axis not in (i, j))
 
         def weights() -> tuple[Tensor, Tensor]:
-            ordered = torch.einsum(f"{of_attention}->{b}{h}{i}{j}", attention), torch.einsum(f"{of_value}->{b}{h}{j}{d}", value)
-            return ordered[0], ordered[1].expand(*ordered[0].shape[:2], -1, -1)
+            ordered = torch.einsum(f"{of_attention}->{b}{h}{i}{j}", attention)
+            values = torch.einsum(f"{of_value}->{b}{h}{j}{d}", value)
+            return ordered, values.expand(*ordered.shape[:2], -1, -1)
 
         context = self.handled(torch.einsum(f"{of_context}->{b}{i}{h}{d}", found), weights)
         return torch.einsum(f"{b}{i}{h}{d}->{of_context}", context)
 
     def handled(self, context: Tensor, weights: Weights) -> Tensor:
         """What the handler makes of the next layer's context."""
-        layer, self.layer = self.layer, self.layer + 1
-        return self.handler(layer, context, weights)
+        self.layer += 1
+        return self.handler(self.layer - 1, context, weights)
 
 
 def fused_weights(
@@ -140,20 +141,20 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
     def begin(module: nn.Module, arguments: tuple, options: dict) -> None:
         if module is model and get_ident() == thread:  # not a copy that was made meanwhile
             given = next(one for one in (*arguments, *options.values()) if isinstance(one, Tensor))
-            watch.layer, watch.rows_and_heads = 0, (len(given), -1)
+            watch.layer, watch.rows, watch.active = 0, len(given), True
 
     def end(module: nn.Module, arguments: tuple, output: Any) -> None:
         if module is not model or get_ident() != thread:
             return
-        seen, watch.layer = watch.layer, None
+        watch.active = False
         watch.followed.clear()
-        if output is not None and not seen:
+        if output is not None and not watch.layer:
             raise TypeError(
                 f"no attention was seen in {type(model).__name__}: expected fused attention, or a softmax over keys that is multiplied "
                 "with values (BERT, DeBERTa, MPNet, XLNet, GPT-2, Llama, T5, ViT ... have one; FNet and the like do not)"
             )
-        if output is not None and layers not in (None, seen):
-            raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {seen}: expected as many")
+        if output is not None and layers not in (None, watch.layer):
+            raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {watch.layer}: expected as many")
 
     hooks = model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True)
     with watch, hooks[0], hooks[1]:

@@ -47,8 +47,8 @@ def captum_scores(model, batch, target, method, steps):
     for layer, attention in enumerate(recording.attention):
 
         def probability(scaled, layer=layer):
-            def put(now, _, value, context):
-                return (scaled @ value).transpose(1, 2) if now == layer else context
+            def put(now, context, weights):
+                return (scaled @ weights()[1]).transpose(1, 2) if now == layer else context
 
             repeated = {name: tensor.expand(len(scaled), -1) for name, tensor in batch.items()}
             with tap.tapped(model, put):
@@ -88,8 +88,8 @@ def test_equals_central_differences_of_single_attention_weights(name):
                 matrix = alpha * recording.attention[layer]
                 matrix[0, head, i, j] += sign * step
 
-                def put(now, _, value, context, layer=layer, matrix=matrix):
-                    return (matrix @ value).transpose(1, 2) if now == layer else context
+                def put(now, context, weights, layer=layer, matrix=matrix):
+                    return (matrix @ weights()[1]).transpose(1, 2) if now == layer else context
 
                 with torch.no_grad(), tap.tapped(model, put):
                     sides.append(model(**batch).logits.softmax(-1)[0, targets[0]])
