@@ -5,10 +5,12 @@ import dataclasses
 
 import pytest
 import torch
-from toys import FAMILIES, bert, family, inputs
-from transformers import AttentionInterface, AttentionMaskInterface, DebertaV2Config, DebertaV2ForSequenceClassification
+from toys import FAMILIES, bert, family, inputs, tiny
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from attattr import tap
+from attattr.attribution import integrate
+from attattr.quadrature import rule
 
 
 def state(model):
@@ -96,7 +98,7 @@ def test_replay_runs_only_the_layers_above():
 def test_rows_that_nobody_reads_are_detected_and_left_out():
     batch = inputs([6, 4])
     read = {name: tap.record(family(name), batch).narrowed is not None for name in FAMILIES}
-    assert read == {"bert": True, "roberta": True, "distilbert": False, "albert": False, "gpt2": False, "llama": False}
+    assert read == {"bert": True, "roberta": True, "distilbert": True, "albert": False, "gpt2": False, "llama": False}
     model = bert()
     branches = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.3, 0.6, 0.9])
     widths = []
@@ -274,13 +276,58 @@ def test_replaced_contexts_carry_gradients():
     assert torch.autograd.grad(logits.sum(), leaf)[0].abs().max() > 0
 
 
-def test_a_model_without_the_interface_is_refused():
-    config = DebertaV2Config(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-    model = DebertaV2ForSequenceClassification(config).eval()
+INLINE = (
+    "deberta",
+    "deberta-v2",
+    "mpnet",
+    "xlnet",
+    "gptj",
+    "gpt_neo",
+    "bloom",
+    "falcon",
+    "mpt",
+    "openai-gpt",
+    "xlm",
+    "rembert",
+    "roformer",
+)
+MORE = ("squeezebert", "big_bird", "modernbert", "gemma3_text", "qwen3", "esm", "t5", "bart", "mvp")
+
+
+@pytest.mark.parametrize("kind", INLINE + MORE)
+def test_attention_is_found_however_it_is_written(kind):
+    """Against the model itself, and against passes of the whole model without `replay` from a layer on."""
+    lengths = [7, 7 if kind == "xlnet" else 5]  # XLNet reads its decision from the last place, padding or not
+    model, batch = tiny(kind), inputs(lengths)
+    batch["input_ids"][[0, 1], [6, lengths[1] - 1]] = 2  # some read their decision at the end of the text
+    with torch.no_grad():
+        expected = model(**batch).logits
+    recording = tap.record(model, batch)
+    assert torch.allclose(recording.logits, expected, atol=1e-6)
+    assert len(recording.context) == (9 if model.config.is_encoder_decoder else 3)
+    targets = recording.logits.argmax(-1)
+    found = integrate(model, recording, targets, [rule("gauss-legendre", 12)])
+    whole = dataclasses.replace(recording, blocks=(), block_calls=(), hidden=(), narrowed=None)
+    plain = integrate(model, whole, targets, [rule("gauss-legendre", 12)])
+    assert torch.allclose(found["scores"], plain["scores"], atol=1e-6)
+    assert not found["scores"][1, :, :, :, lengths[1] :].any()  # nothing is read from padding
+    assert found["scores"].abs().amax((0, 2, 3, 4)).min() > 1e-8  # every layer has its say
+    if kind not in ("gemma3_text", "t5"):  # a norm right after attention: hardly anything of the path is seen by 12 nodes
+        assert (found["completeness"] <= 2e-3).all()
+
+
+def test_a_model_without_attention_is_refused():
+    model = tiny("fnet")
     before = state(model)
-    with pytest.raises(TypeError, match=r"DebertaV2ForSequenceClassification.*attention interface"):
-        tap.record(model, inputs([5]))
+    with pytest.raises(TypeError, match=r"no attention was seen in FNetForSequenceClassification: expected fused attention, or a softmax"):
+        tap.record(model, {"input_ids": inputs([5])["input_ids"]})
     assert same_state(before, state(model))
+
+
+@pytest.mark.parametrize("name", ["longformer", "nystromformer"])
+def test_attention_that_is_not_between_all_tokens_is_refused(name):
+    with pytest.raises((TypeError, ValueError), match=r"attention of \d+ queries to \d+ keys|not its attention times its values"):
+        tap.record(tiny(name), inputs([9]))
 
 
 def test_nan_weights_are_refused():

@@ -28,8 +28,8 @@ def plain(model: Any, tokenizer: Any, text: str, steps: int = 20) -> list[torch.
     for layer, attention in enumerate(recording.attention):
         scaled = (alpha * attention).requires_grad_()
 
-        def put(now: int, _: Any, value: Any, context: Any, layer: int = layer, scaled: Any = scaled) -> Any:
-            return (scaled @ value).transpose(1, 2) if now == layer else context
+        def put(now: int, context: Any, weights: Any, layer: int = layer, scaled: Any = scaled) -> Any:
+            return (scaled @ weights()[1]).transpose(1, 2) if now == layer else context
 
         with tap.tapped(model, put):
             probability = model(**inputs).logits.softmax(-1)[:, target].sum()
