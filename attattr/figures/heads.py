@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import product
 
 import numpy as np
@@ -31,11 +30,12 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     The line from node i above layer l to node j below it is ``attention[l, h, i, j]``. The first step of the slider is
     the mean over heads.
     """
+    grammar.check_maps(attention, tokens)
     layers, heads, count, _ = attention.shape
     stay = straight([((layers, place), (0, place)) for place in range(count)], grammar.FAINT, 6.0)
     stay.update(name="the token itself (residual)", showlegend=True)
     nodes = points([(level, place) for level in range(layers + 1) for place in range(count)], 9.0, "#ffffff")
-    told = [f"{escape(token)}, level {level}" for level in range(layers + 1) for token in tokens]
+    told = [f"{word}, level {level}" for level in range(layers + 1) for word in grammar.token_labels(tokens)]
     nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5}, hoverinfo="text", text=told)
     read = points([(layers, 0)], 16.0, grammar.CONTROL).update(name="read by the classifier", showlegend=True)
     maps = {"mean of all": attention.mean(1)} | {str(head): attention[:, head] for head in range(heads)}
@@ -66,7 +66,15 @@ def head_figure(
     start: tuple[int, int] = (0, 0),
 ) -> go.Figure:
     """Figure 1.2: A, V and c = A V of one head, side by side, with a slider over all heads; opens on layer and head ``start``."""
-    layers, heads, _, size = value.shape
+    grammar.check_maps(attention, tokens)
+    layers, heads, count, _ = attention.shape
+    for name, rows, shape in (("value", value, (layers, heads, count)), ("context", context, (layers, count, heads))):
+        if not isinstance(rows, Tensor) or not rows.isfinite().all() or rows.shape != (*shape, value.shape[-1]):
+            said = f"{list(rows.shape)}, {int(rows.isfinite().sum())} finite" if isinstance(rows, Tensor) else f"{rows!r:.80}"
+            raise ValueError(f"{name}: {said}; expected a tensor of {list(shape)} times d numbers that are finite")
+    if start not in product(range(layers), range(heads)):
+        raise ValueError(f"start={start!r}: expected a layer below {layers} and a head below {heads}")
+    size = value.shape[-1]
     limit = float(value.abs().flatten().quantile(0.995))  # beyond it colours are at their end
     dimensions = [f"dimension {number}" for number in range(size)]
 
@@ -93,6 +101,7 @@ def maps_figure(attribution: Attribution) -> go.Figure:
 
     Opens on the head with the largest score. Attribution is in per cent of that score, so that heads can be compared.
     """
+    grammar.check_attribution(attribution)
     scores, tokens = attribution.scores, attribution.tokens
     limit = float(scores.abs().max())
     heads = list(product(range(scores.shape[0]), range(scores.shape[1])))
@@ -117,6 +126,7 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
 
     The colours of attribution end at a quarter of the largest score, so that small scores show, too.
     """
+    grammar.check_attribution(attribution)
     layers, heads, count, _ = attribution.scores.shape
     limit = float(attribution.scores.abs().max()) / 4
     left = grammar.heat(sheet(attribution.attention), colorbar_x=0.435)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from html import escape
 
 import numpy as np
 import pandas
@@ -33,6 +32,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     Raises:
         ValueError: counts that do not ascend from at least 1, or a start that is none of them.
     """
+    grammar.check_attribution(att)
     if list(counts) != sorted(set(counts)) or not counts or counts[0] < 1 or not 0 <= active < len(counts):
         raise ValueError(f"counts={counts!r}, active={active!r}: expected ascending numbers of connections and the place of one of them")
     layers, heads = att.scores.shape[:2]
@@ -52,7 +52,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     figure = grammar.swap(drawn, "Show")
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
-    verdict = f"<b>{escape(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
+    verdict = f"<b>{grammar.literal(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
     grammar.note(figure, verdict, layers + 0.2, -0.3, "right", font={"size": 15})
     best = scores.to_dict("records")[0]
     strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"
