@@ -23,7 +23,7 @@ def printable(text: str) -> str:
     shown = "".join(letter if letter.isprintable() or letter in JOINERS else letter.encode("unicode_escape").decode() for letter in text)
     if not shown.strip(" " + JOINERS):
         return f"“{shown}”"
-    return APART.format(shown) if any(bidirectional(letter) in ("R", "AL") for letter in text) else shown
+    return APART.format(shown) if any(bidirectional(letter) in ("R", "AL") for letter in shown) else shown
 
 
 def attribution_html(att: Attribution) -> str:
