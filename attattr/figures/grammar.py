@@ -51,8 +51,9 @@ def check_attribution(att: Any) -> None:
     """Refuse what a figure of one decision cannot show.
 
     Raises:
-        TypeError: something else than an `Attribution`; a label or text that is none.
-        ValueError: scores or attention as `check_maps` refuses them, or of two shapes; probabilities that are not finite, or no ``target``.
+        TypeError: something else than an `Attribution`.
+        ValueError: scores or attention as `check_maps` refuses them, or of two shapes; a label or text that is none; probabilities
+            that are not finite, or no ``target``.
     """
     if not isinstance(att, Attribution):
         raise TypeError(f"{att!r:.80}: expected an Attribution, as attattr.attribute returns it for one text")
@@ -60,11 +61,11 @@ def check_attribution(att: Any) -> None:
     check_maps(att.attention, att.tokens)
     if att.scores.shape != att.attention.shape:
         raise ValueError(f"scores of shape {list(att.scores.shape)}, attention of {list(att.attention.shape)}: expected the same")
-    if not all(isinstance(words, str) for words in (att.label, *(att.text if isinstance(att.text, tuple) else [att.text]))):
-        raise TypeError(f"label={att.label!r:.80}, text={att.text!r:.80}: expected strings, or two as the text")
-    chances = np.asarray(att.probabilities, float)
+    chances, text = np.asarray(att.probabilities, float), att.text if isinstance(att.text, tuple) else (att.text,)
     if chances.ndim != 1 or not np.isfinite(chances).all() or att.target not in range(len(chances)):
         raise ValueError(f"target={att.target!r:.80}, probabilities={chances}: expected finite ones, and the place of one of them")
+    if not all(isinstance(words, str) for words in (att.label, *text)):
+        raise ValueError(f"label={att.label!r:.80}, text={att.text!r:.80}: expected strings")
 
 
 def check_maps(values: Any, tokens: Any, name: str = "attention", ranks: Sequence[int] = (4,)) -> None:
@@ -73,8 +74,7 @@ def check_maps(values: Any, tokens: Any, name: str = "attention", ranks: Sequenc
     if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens) or isinstance(tokens, str):
         raise TypeError(f"tokens={tokens!r:.80}: expected a string for each token")
     if values.ndim not in ranks or len(tokens) != values.shape[-1]:
-        expected = "layers, heads, queries and keys, and a token for each of the last two"
-        raise ValueError(f"{len(tokens)} tokens for {name} among {values.shape[-1]}, of shape {list(values.shape)}: expected {expected}")
+        raise ValueError(f"{len(tokens)} tokens for {name} among {values.shape[-1]}, L H N N = {list(values.shape)}: expected N tokens")
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -101,9 +101,8 @@ def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None,
         raise ValueError("a figure without alternative text: say in a sentence or two what it shows")
     figure.update_xaxes(zeroline=False, fixedrange=True).update_yaxes(zeroline=False, fixedrange=True, automargin=True)
     figure.update_layout(template="none", height=height, font={"size": 13}, hovermode="closest", dragmode=False, legend=LEGEND)
-    figure.update_layout(margin={"t": 40, "b": 60, "l": 60, "r": 12}, meta={"alt": printable(alt)})
-    if min_width:
-        figure.layout.meta |= {"min_width": min_width}
+    meta = {"alt": printable(alt)} | ({"min_width": min_width} if min_width else {})
+    figure.update_layout(margin={"t": 40, "b": 60, "l": 60, "r": 12}, meta=meta)
     return figure.update_layout(**layout)
 
 
@@ -275,15 +274,11 @@ def framed(figures: Mapping[str, go.Figure | Sequence[Any]], active: int) -> tup
         raise ValueError("figures with different sliders or menus cannot be joined: expected none, or the same for all")
     every = [(place, differing(same)) for place, same in enumerate(zip(*data, strict=True))]
     moving = [(place, changing) for place, changing in every if changing]
-    frames = [
-        go.Frame(
-            name=label,
-            data=[{"type": traces[place]["type"]} | {key: traces[place].get(key) for key in changing} for place, changing in moving],
-            traces=[place for place, _ in moving],
-            layout={key: layout.get(key) for key in keys},
-        )
-        for label, traces, layout in zip(figures, data, layouts, strict=True)
-    ]
+    frames = []
+    for label, traces, layout in zip(figures, data, layouts, strict=True):
+        changed = [{"type": traces[place]["type"]} | {key: traces[place].get(key) for key in changing} for place, changing in moving]
+        look = {key: layout.get(key) for key in keys}
+        frames.append(go.Frame(name=label, data=changed, traces=[place for place, _ in moving], layout=look))
     jump = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     items = [{"label": label, "method": "animate", "args": [[label], jump]} for label in figures]
     joined = go.Figure(data[active], layouts[active], frames)

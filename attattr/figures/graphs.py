@@ -68,7 +68,9 @@ def graph_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int =
 def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int = 0, terminal: int | None = None) -> go.Figure:
     """Attribution graphs of one text under a slider, by the names of their thresholds: see `graph_figure`."""
     for graph in graphs.values():
-        check_graph(graph, att.tokens)
+        check_graph(graph)
+        if any(list(att.tokens[place : place + 1]) != [token] for (_, place), token in graph.nodes(data="token")):
+            raise ValueError(f"{graph} is not of the tokens {att.tokens[:8]}: expected the graph and the attribution of one text")
     terminal = find_terminal(att.tokens) if terminal is None else terminal
     layers, count = len(att.scores), len(att.tokens)
     drawn, always = [edges_of(graph, "attention") for graph in graphs.values()], range(len(graphs))
@@ -91,11 +93,9 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     figure = reveal(shown, labels, "τ =", active)
 
     verdict, text, name = decided(att), att.text if isinstance(att.text, str) else " / ".join(att.text), list(graphs)[active]
-    alt = (
-        f"The tokens of “{text}” along the bottom, the {layers} layers upward; curves rise from the token that "
-        f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
-        f"At τ = {name} there are {len(drawn[active])} curves. {graph_sentences(graphs[name])}"
-    )
+    alt = f"The tokens of “{text}” along the bottom, the {layers} layers upward; curves rise from the token that "
+    alt += f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
+    alt += f"At τ = {name} there are {len(drawn[active])} curves. {graph_sentences(graphs[name])}"
     page(figure, alt, 190 + rise(layers) * layers, 90 + 14 * count if count > 20 else None, hoverdistance=16, showlegend=False)
     figure.update_layout(margin={"t": 34, "b": 50, "l": 46, "r": 6})
     for (start, end, part), (color, pale) in zip(bands(att), PARTS, strict=False):
@@ -167,21 +167,15 @@ def number(score: float) -> str:
     return f"{score:.2f}" if score >= 0.01 else f"{score:.1g}" if score >= 1e-4 else "under 0.0001"
 
 
-def check_graph(graph: Any, tokens: Sequence[str] | None = None) -> None:
-    """Refuse what is no attribution graph (a ``TypeError``, or a ``ValueError``), or one of other ``tokens``."""
-    expected = "expected an attribution graph, as attattr.attribution_graph returns it"
-    if not isinstance(graph, nx.DiGraph):
-        raise TypeError(f"{graph!r:.80}: {expected}")
-    for node, token in graph.nodes(data="token"):
-        if not isinstance(node, tuple) or len(node) != 2 or not isinstance(token, str):
-            raise ValueError(f"{graph} with the node {node!r:.80} of the token {token!r:.80}: {expected}")
-        if tokens is not None and (node[1] not in range(len(tokens)) or tokens[node[1]] != token):
-            raise ValueError(f"a graph with the token {token!r} at {node}, an attribution of {list(tokens)[:8]}: expected one text")
-    for *edge, data in graph.edges(data=True):
-        if not {"kind", "layer", "score"} <= set(data) or not np.isfinite(data["score"]):
-            raise ValueError(f"{graph} with the edge {edge} that has {data}: {expected}")
-    if not graph:
-        raise ValueError(f"{graph}: {expected}")
+def check_graph(graph: Any) -> None:
+    """Refuse what is no attribution graph (a ``TypeError``), or has edges without what they carry (a ``ValueError``)."""
+    nodes = graph.nodes(data="token") if isinstance(graph, nx.DiGraph) else ()
+    if not nodes or not all(isinstance(node, tuple) and isinstance(token, str) for node, token in nodes):
+        raise TypeError(f"{graph!r:.80}: expected an attribution graph, as attattr.attribution_graph returns it")
+    for *edge, told in graph.edges(data=True):
+        lacking = {"kind", "layer", "score", "head" if told.get("kind") == "attention" else "kind"} - set(told)
+        if lacking or not np.isfinite(told["score"]):
+            raise ValueError(f"{graph}, in it the edge {edge} with {told}: expected a finite score and {sorted(lacking)}")
 
 
 def edges_of(graph: nx.DiGraph, kind: str) -> list[Edge]:
@@ -250,10 +244,8 @@ def handles(edges: Sequence[Edge], told: Mapping[Edge, Mapping[str, Any]], token
     ends = np.array(edges)
     lower, upper = ends[:, 1], ends[:, 0]
     words = [[told[u, v]["layer"], told[u, v]["head"], tokens[u[1]], tokens[v[1]], float(f"{told[u, v]['score']:.2g}")] for u, v in edges]
-    hover = (
-        "layer %{customdata[0]}, head %{customdata[1]}: <b>%{customdata[2]}</b> reads <b>%{customdata[3]}</b><br>"
-        "score %{customdata[4]} (all heads; most in this one)<extra></extra>"
-    )
+    hover = "layer %{customdata[0]}, head %{customdata[1]}: <b>%{customdata[2]}</b> reads <b>%{customdata[3]}</b><br>"
+    hover += "score %{customdata[4]} (all heads; most in this one)<extra></extra>"
     x, y = lower[:, 1] + (upper[:, 1] - lower[:, 1]) * HANDLE[0], lower[:, 0] + HANDLE[1]
     unseen = {"size": 9, "opacity": 0, "color": FOR}
     return go.Scatter(x=x.astype(np.float32), y=y.astype(np.float32), customdata=words, mode="markers", marker=unseen, hovertemplate=hover)
@@ -311,14 +303,11 @@ def maximum_flow_figure(
 
     full = (flow >= bound - EQUAL) & (flow > 0)
     most, mixed = int(flow[start, source].argmax()), int(rollout[start, source].argmax())
-    alt = (
-        f"The attention graph of {count} tokens and {layers} layers below “{tokens[source]}” after layer {start}; under it, "
-        f"for each input token, the maximum flow from there and rollout. Most flow: “{tokens[most]}”, "
-        f"{flow[start, source, most]:.2f}; most by rollout: “{tokens[mixed]}”, {rollout[start, source, mixed]:.2f}. "
-        f"{int(full[start, source].sum())} of {count} flows "
-        f"equal their bound, which is the same from every source; of all sources after layer {start}, {full[start].mean():.0%} do. "
-        "A menu and a slider choose another source."
-    )
+    alt = f"The attention graph of {count} tokens and {layers} layers below “{tokens[source]}” after layer {start}; under it, "
+    alt += f"for each input token, the maximum flow from there and rollout. Most flow: “{tokens[most]}”, {flow[start, source, most]:.2f}; "
+    alt += f"most by rollout: “{tokens[mixed]}”, {rollout[start, source, mixed]:.2f}. {int(full[start, source].sum())} of {count} flows "
+    alt += f"equal their bound, which is the same from every source; of all sources after layer {start}, {full[start].mean():.0%} do. "
+    alt += "A menu and a slider choose another source."
     plot = rise(layers) * layers + 20 + BARS + TOP
     figure = swap(pictures, "Source after layer:", start)
     page(figure, alt, plot + 150, min_width=90 + 20 * count if count > 16 else None, barmode="overlay")

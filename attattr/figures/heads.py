@@ -44,11 +44,8 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     above = ["embeddings", *(f"after layer {layer}" for layer in range(layers))]
     figure.update_xaxes(grammar.token_axis(tokens, tickangle=-45))
     figure.update_yaxes(tickvals=np.arange(layers + 1), ticktext=above, showgrid=False, ticks="", range=[-0.3, layers + 0.4])
-    alt = (
-        f"{count} tokens as columns, {layers + 1} rows of nodes from the embeddings below to the output of layer {layers - 1} above. "
-        "Lines show who attends to whom in each layer; darker and thicker means more attention. At the top only the [CLS] node is read "
-        "by the classifier."
-    )
+    alt = f"{count} tokens as columns, {layers + 1} rows of nodes from the embeddings below to the output of layer {layers - 1} above. "
+    alt += "Lines show who attends to whom in each layer; darker and thicker means more attention. The classifier reads the top [CLS] node."
     return grammar.page(figure, alt, height=560, min_width=620).update_layout(legend=ABOVE, margin={"t": 70})
 
 
@@ -68,13 +65,12 @@ def head_figure(
     """Figure 1.2: A, V and c = A V of one head, side by side, with a slider over all heads; opens on layer and head ``start``."""
     grammar.check_maps(attention, tokens)
     layers, heads, count, _ = attention.shape
-    for name, rows, shape in (("value", value, (layers, heads, count)), ("context", context, (layers, count, heads))):
-        if not isinstance(rows, Tensor) or not rows.isfinite().all() or rows.shape != (*shape, value.shape[-1]):
-            said = f"{list(rows.shape)}, {int(rows.isfinite().sum())} finite" if isinstance(rows, Tensor) else f"{rows!r:.80}"
-            raise ValueError(f"{name}: {said}; expected a tensor of {list(shape)} times d numbers that are finite")
+    shapes = [list(rows.shape) if isinstance(rows, Tensor) else [type(rows).__name__] for rows in (value, context)]
+    size = shapes[0][-1]
+    if shapes != [[layers, heads, count, size], [layers, count, heads, size]]:
+        raise ValueError(f"value {shapes[0]}, context {shapes[1]}, attention {list(attention.shape)}: expected L H N d, L N H d, L H N N")
     if start not in product(range(layers), range(heads)):
         raise ValueError(f"start={start!r}: expected a layer below {layers} and a head below {heads}")
-    size = value.shape[-1]
     limit = float(value.abs().flatten().quantile(0.995))  # beyond it colours are at their end
     dimensions = [f"dimension {number}" for number in range(size)]
 
@@ -89,10 +85,8 @@ def head_figure(
     figure.update_xaxes(grammar.token_axis(tokens, **SLANTED), selector=0)
     wide = {"title": f"{size} dimensions", "showticklabels": False, "ticks": "", "showgrid": False}
     figure.update_layout(xaxis2=wide, xaxis3=wide)
-    alt = (
-        f"Three heatmaps of one head, for {len(tokens)} tokens: the attention matrix, its values with {size} dimensions, and the context, "
-        "each row of which is the mixture of value rows that the attention row asks for. A slider goes through all heads."
-    )
+    alt = f"Three heatmaps of one head, for {len(tokens)} tokens: the attention matrix, its values with {size} dimensions, and the "
+    alt += "context, each row of which is the mixture of value rows that the attention row asks for. A slider goes through all heads."
     return grammar.page(figure, alt, height=430, min_width=760).update_layout(margin={"b": 90})
 
 
@@ -104,20 +98,17 @@ def maps_figure(attribution: Attribution) -> go.Figure:
     grammar.check_attribution(attribution)
     scores, tokens = attribution.scores, attribution.tokens
     limit = float(scores.abs().max())
-    heads = list(product(range(scores.shape[0]), range(scores.shape[1])))
-    strongest = attribution.strongest(1).to_dict("records")[0]
 
-    def draw(at: tuple[int, int]) -> list[go.Heatmap]:
+    def draw(at: tuple[int, ...]) -> list[go.Heatmap]:
         right = grammar.heat(scores[at], tokens, tokens, limit, diverging=True, xaxis="x2", yaxis="y2")
         return [grammar.heat(attribution.attention[at], tokens, tokens, colorbar_x=0.435), right]
 
-    figure = grammar.slide({head_name(*at): draw(at) for at in heads}, "Head:", heads.index((strongest["layer"], strongest["head"])))
+    drawn = {head_name(*at): draw(at) for at in np.ndindex(*scores.shape[:2])}
+    figure = grammar.slide(drawn, "Head:", int(scores.amax((2, 3)).argmax()))
     panels(figure, {"attention": (0.0, 0.43), f"attribution (100 % = {limit:.2g})": (0.57, 1.0)}, tokens)
     figure.update_xaxes(grammar.token_axis(tokens, **SLANTED))
-    alt = (
-        f"Two {len(tokens)} by {len(tokens)} heatmaps of one head, rows attend to columns: attention left, attribution right. "
-        "Several cells are bright on the left; on the right nearly all of them are blank. A slider goes through all heads."
-    )
+    alt = f"Two {len(tokens)} by {len(tokens)} heatmaps of one head, rows attend to columns: attention left, attribution right. "
+    alt += "Several cells are bright on the left; on the right nearly all of them are blank. A slider goes through all heads."
     return grammar.page(figure, alt, height=460, min_width=720).update_layout(margin={"b": 90})
 
 
@@ -140,10 +131,8 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
     plain = {"showgrid": False, "ticks": ""}
     figure.update_xaxes(plain, title="layer", tickvals=middle[0], ticktext=np.arange(layers), range=[across[0], across[-1]])
     figure.update_yaxes(plain, tickvals=middle[1], ticktext=np.arange(heads), range=[down[-1], down[0]])
-    alt = (
-        f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is full "
-        "of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
-    )
+    alt = f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is "
+    alt += "full of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
     return grammar.page(figure, alt, height=780, min_width=720).update_layout(yaxis_title="head")
 
 

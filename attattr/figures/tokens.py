@@ -54,11 +54,9 @@ def views_figure(att: Attribution, layers: Sequence[int] | None = None, all_rows
         top, last = int(np.abs(np.where(word, values[:, -1], 0)).argmax()), values[:, -1]
         share = "" if name == "attribution" else f" (special tokens {last[~word].sum():.2f} of {last.sum():.2f})"
         said.append(f"{name}: most to “{tokens[top]}”, {last[top]:.2g}{share}")
-    alt = (
-        f"Four heat maps of “{att.text if isinstance(att.text, str) else ' / '.join(att.text)}”, {len(tokens)} tokens as rows, layers "
-        f"{shown[0]} to {shown[-1]} as columns: what {tokens[place]}, where {att.label} is decided, sees of each token, and attribution. "
-        f"In layer {shown[-1]}, {'; '.join(said)}."
-    )
+    alt = f"Four heat maps of “{att.text if isinstance(att.text, str) else ' / '.join(att.text)}”, {len(tokens)} tokens as rows, layers "
+    alt += f"{shown[0]} to {shown[-1]} as columns: what {tokens[place]}, where {att.label} is decided, sees of each token, and "
+    alt += f"attribution. In layer {shown[-1]}, {'; '.join(said)}."
     labels = token_labels(tokens)
     marked = [text if own else f'<span style="color:{NEUTRAL}"><i>{text}</i></span>' for text, own in zip(labels, word, strict=True)]
     only = [text for text, own in zip(labels, word, strict=True) if own]
@@ -122,10 +120,8 @@ def trigger_figure(
         check_attribution(att)
     rows, own = len(after.tokens), [place for place in range(len(after.tokens)) if place not in places]
     if tuple(after.tokens[place] for place in own) != tuple(before.tokens) or not places:
-        raise ValueError(
-            f"after has the tokens {' '.join(after.tokens)!r}, before {' '.join(before.tokens)!r}, the trigger is at {list(places)}: "
-            "expected the attributions of one text, not shortened, without and with the trigger"
-        )
+        given = f"after has the tokens {' '.join(after.tokens)!r}, before {' '.join(before.tokens)!r}, the trigger is at {list(places)}"
+        raise ValueError(f"{given}: expected the attributions of one text, not shortened, without and with the trigger")
     names = named_classes(before, after, classes)
     left = side_traces(("x", "x4", -1), before, own, (), names, count)
     right = side_traces(("x2", "x5", 1), after, range(rows), places, names, count)
