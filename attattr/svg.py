@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from html import escape
+from html import escape, unescape
 from itertools import groupby
 from typing import Any
 
@@ -120,13 +120,13 @@ def elements(trace: Any, place: Callable[[Any, Any], Point]) -> Iterator[str]:
 
 def titles(trace: Any) -> Callable[..., str]:
     """What stands under the pointer at each place of a trace, as the title of an element; nothing where Plotly tells nothing."""
-    template = (trace.hovertemplate or "").replace("<extra></extra>", "").replace("<br>", ", ")
+    template = (trace.hovertemplate or "").replace("<extra></extra>", "")
     held = {name: np.array(trace[name], dtype=object) for name in re.findall(r"%\{(\w+)", template)}
 
     def title(*at: int) -> str:
         values = {name: found[at] for name, found in held.items()}
-        text = re.sub(r"%(\{[^}]*\})", lambda field: field[1].format_map(values), re.sub("<[^>]*>", "", template))
-        return f"<title>{text}</title>" if text else ""
+        text = re.sub(r"%(\{[^}]*\})", lambda field: field[1].format_map(values), template).replace("<br>", ", ")
+        return f"<title>{bare(text)}</title>" if text else ""
 
     return title
 
@@ -150,7 +150,12 @@ def shades(trace: Any) -> list[str]:
 
 def longest(axis: Any) -> int:
     """The letters of an axis's longest name of a tick."""
-    return max((len(re.sub("<[^>]*>", "", text)) for text in axis.ticktext or ()), default=0)
+    return max((len(unescape(bare(text))) for text in axis.ticktext or ()), default=0)
+
+
+def bare(text: str) -> str:
+    """Text without its elements."""
+    return re.sub("<[^>]*>", "", text)
 
 
 def box(one: Point, other: Point, color: str, title: str = "") -> str:

@@ -17,6 +17,10 @@ import plotly.graph_objects as go
 from plotly.io.json import to_json_plotly
 from torch import Tensor
 
+from ..attribution import Attribution
+from ..display import printable
+from ..flow import by_head
+
 Thing = TypeVar("Thing", bound=Hashable)
 
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu"  # blue is positive; DIVERGING is drawn with its middle at 0
@@ -39,7 +43,38 @@ OTHERS = (
     (INK, "longdashdot", "cross"),
 )
 LEGEND = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "title": {"text": ""}}
+LONGEST = 32  # letters of a token, beyond which it would push the drawing off the page
 PERCENT = 100  # heat maps hold whole per cents in bytes: a tenth of the size on the page, and what is under the pointer reads as it is
+
+
+def check_attribution(att: Any) -> None:
+    """Refuse what a figure of one decision cannot show.
+
+    Raises:
+        TypeError: something else than an `Attribution`.
+        ValueError: scores or attention as `check_maps` refuses them, or of two shapes; a label or text that is none; probabilities
+            that are not finite, or no ``target``.
+    """
+    if not isinstance(att, Attribution):
+        raise TypeError(f"{att!r:.80}: expected an Attribution, as attattr.attribute returns it for one text")
+    check_maps(att.scores, att.tokens, "scores")
+    check_maps(att.attention, att.tokens)
+    if att.scores.shape != att.attention.shape:
+        raise ValueError(f"scores of shape {list(att.scores.shape)}, attention of {list(att.attention.shape)}: expected the same")
+    chances, text = np.asarray(att.probabilities, float), att.text if isinstance(att.text, tuple) else (att.text,)
+    if chances.ndim != 1 or not np.isfinite(chances).all() or att.target not in range(len(chances)):
+        raise ValueError(f"target={att.target!r:.80}, probabilities={chances}: expected finite ones, and the place of one of them")
+    if not all(isinstance(words, str) for words in (att.label, *text)):
+        raise ValueError(f"label={att.label!r:.80}, text={att.text!r:.80}: expected strings")
+
+
+def check_maps(values: Any, tokens: Any, name: str = "attention", ranks: Sequence[int] = (4,)) -> None:
+    """Refuse what is no L H N N (or of other ``ranks``) of finite floats, or has not a string for each of the N tokens."""
+    by_head(values, name)
+    if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens) or isinstance(tokens, str):
+        raise TypeError(f"tokens={tokens!r:.80}: expected a string for each token")
+    if values.ndim not in ranks or len(tokens) != values.shape[-1]:
+        raise ValueError(f"{len(tokens)} tokens for {name} among {values.shape[-1]}, L H N N = {list(values.shape)}: expected N tokens")
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -66,17 +101,35 @@ def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None,
         raise ValueError("a figure without alternative text: say in a sentence or two what it shows")
     figure.update_xaxes(zeroline=False, fixedrange=True).update_yaxes(zeroline=False, fixedrange=True, automargin=True)
     figure.update_layout(template="none", height=height, font={"size": 13}, hovermode="closest", dragmode=False, legend=LEGEND)
-    figure.update_layout(margin={"t": 40, "b": 60, "l": 60, "r": 12}, meta={"alt": alt} | ({"min_width": min_width} if min_width else {}))
+    meta = {"alt": printable(alt)} | ({"min_width": min_width} if min_width else {})
+    figure.update_layout(margin={"t": 40, "b": 60, "l": 60, "r": 12}, meta=meta)
     return figure.update_layout(**layout)
 
 
+def literal(words: Any) -> str:
+    """Words as Plotly and `attattr.svg` show them to the letter: no markup (``<b>``), formula (``$x$``) or field (``%{x}``) comes of them.
+
+    Whatever a user names goes through here: tokens, classes, columns, rows.
+
+    >>> literal("<b>")
+    '&lt;b&gt;'
+    """
+    return escape(printable(str(words)), quote=False).replace("$", "&#36;").replace("%", "&#37;")  # Plotly knows no &quot;
+
+
+def token_words(tokens: Iterable[str]) -> list[str]:
+    """The tokens as `literal` words, long ones cut."""
+    return [literal(token if len(token) <= LONGEST else f"{token[: LONGEST - 1]}…") for token in tokens]
+
+
 def token_labels(tokens: Sequence[str]) -> list[str]:
-    """The tokens in words: one that stands more than once is followed by its place. As HTML, so that ``<s>`` is seen.
+    """The tokens as `token_words`: one that stands more than once is followed by its place.
 
     >>> token_labels(["<s>", "to", "be", "or", "not", "to"])
     ['&lt;s&gt;', 'to ·1', 'be', 'or', 'not', 'to ·5']
     """
-    return [escape(token, quote=False) + (f" ·{place}" if list(tokens).count(token) > 1 else "") for place, token in enumerate(tokens)]
+    words = token_words(tokens)
+    return [word + (f" ·{place}" if words.count(word) > 1 else "") for place, word in enumerate(words)]
 
 
 def token_axis(tokens: Sequence[str], **look: Any) -> dict[str, Any]:
@@ -123,9 +176,9 @@ def curve(table: pandas.DataFrame, x: str, y: str, by: str, low: str | None = No
     bands, curves = [], []
     for name, own in table.groupby(by, sort=False):
         color, dash, symbol = (styles[kind][name] for kind in styles)
-        line = go.Scatter(x=own[x], y=own[y], name=name, legendgroup=name, mode="lines+markers")
+        line = go.Scatter(x=own[x], y=own[y], name=literal(name), legendgroup=name, mode="lines+markers")
         line.update(line={"color": color, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 7, "color": color})
-        told = f"{name}, {x} %{{x}}<br>{y} %{{y:.3g}}"
+        told = f"{literal(name)}, {literal(x)} %{{x}}<br>{literal(y)} %{{y:.3g}}"
         if low and high and not own[low].equals(own[high]):
             told += " (%{customdata[0]:.3g} to %{customdata[1]:.3g})"
             line.customdata = own[[low, high]].to_numpy()
@@ -133,7 +186,7 @@ def curve(table: pandas.DataFrame, x: str, y: str, by: str, low: str | None = No
             bands.append(go.Scatter(around, opacity=0.18, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, legendgroup=name))
         line.hovertemplate = f"{told}<extra></extra>"
         curves.append(line)
-    return go.Figure([*bands, *curves]).update_xaxes(title=x, gridcolor=FAINT).update_yaxes(title=y, gridcolor=FAINT)
+    return go.Figure([*bands, *curves]).update_xaxes(title=literal(x), gridcolor=FAINT).update_yaxes(title=literal(y), gridcolor=FAINT)
 
 
 def dots(table: pandas.DataFrame, x: str, y: str, low: str, high: str, by: str | None = None) -> go.Figure:
@@ -143,13 +196,13 @@ def dots(table: pandas.DataFrame, x: str, y: str, low: str, high: str, by: str |
     for name, own in table.groupby(by, sort=False) if by else [(x, table)]:
         color, _, symbol = (styles[kind][name] for kind in styles)
         ends = {"array": own[high] - own[x], "arrayminus": own[x] - own[low], "color": color, "thickness": 1.5, "width": 4}
-        told = f"%{{y}}<br>{name} %{{x:.3g}} (%{{customdata[0]:.3g}} to %{{customdata[1]:.3g}})<extra></extra>"
-        figure.add_scatter(x=own[x], y=own[y], error_x=ends, customdata=own[[low, high]].to_numpy(), name=name, mode="markers")
-        figure.data[-1].update(hovertemplate=told, marker={"color": color, "symbol": symbol, "size": 9})
-    rows = list(dict.fromkeys(table[y]))
+        told = f"%{{y}}<br>{literal(name)} %{{x:.3g}} (%{{customdata[0]:.3g}} to %{{customdata[1]:.3g}})<extra></extra>"
+        figure.add_scatter(x=own[x], y=own[y].map(literal), error_x=ends, customdata=own[[low, high]].to_numpy(), mode="markers")
+        figure.data[-1].update(name=literal(name), hovertemplate=told, marker={"color": color, "symbol": symbol, "size": 9})
+    rows = list(dict.fromkeys(table[y].map(literal)))
     figure.update_yaxes(type="category", categoryarray=rows, range=[len(rows) - 0.5, -0.8])
-    figure.update_xaxes(title=x, gridcolor=FAINT).update_yaxes(gridcolor=FAINT, ticks="")
-    return row_names(figure, {escape(row, quote=False): place for place, row in enumerate(rows)})  # an annotation takes "2" for the place 2
+    figure.update_xaxes(title=literal(x), gridcolor=FAINT).update_yaxes(gridcolor=FAINT, ticks="")
+    return row_names(figure, {row: place for place, row in enumerate(rows)})  # an annotation takes "2" for the place 2
 
 
 def row_names(figure: go.Figure, names: Mapping[str, Any]) -> go.Figure:
@@ -221,15 +274,11 @@ def framed(figures: Mapping[str, go.Figure | Sequence[Any]], active: int) -> tup
         raise ValueError("figures with different sliders or menus cannot be joined: expected none, or the same for all")
     every = [(place, differing(same)) for place, same in enumerate(zip(*data, strict=True))]
     moving = [(place, changing) for place, changing in every if changing]
-    frames = [
-        go.Frame(
-            name=label,
-            data=[{"type": traces[place]["type"]} | {key: traces[place].get(key) for key in changing} for place, changing in moving],
-            traces=[place for place, _ in moving],
-            layout={key: layout.get(key) for key in keys},
-        )
-        for label, traces, layout in zip(figures, data, layouts, strict=True)
-    ]
+    frames = []
+    for label, traces, layout in zip(figures, data, layouts, strict=True):
+        changed = [{"type": traces[place]["type"]} | {key: traces[place].get(key) for key in changing} for place, changing in moving]
+        look = {key: layout.get(key) for key in keys}
+        frames.append(go.Frame(name=label, data=changed, traces=[place for place, _ in moving], layout=look))
     jump = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     items = [{"label": label, "method": "animate", "args": [[label], jump]} for label in figures]
     joined = go.Figure(data[active], layouts[active], frames)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from ..connections import Attribution
 from ..flow import EQUAL, adjusted_attention, attention_flow, attention_rollout, flow_bound
 from ..graph import SEP, attribution_graph, find_terminal, layer_scores
+from . import grammar
 from .grammar import CONTROL, FAINT, FOR, INK, NEUTRAL, note, page, reveal, swap, together, token_axis, token_labels
 
 Node = tuple[int, int]  # level, token index
@@ -57,6 +57,7 @@ def graph_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int =
         ValueError: thresholds that do not ascend within 0 to 1, a start that is none of them; no [CLS] and no ``terminal``;
             scores that are not finite.
     """
+    grammar.check_attribution(att)
     if not taus or not (taus[0] >= 0 and taus[-1] <= 1 and all(a < b for a, b in pairwise(taus))):
         raise ValueError(f"taus={taus!r}: expected thresholds that ascend within 0 to 1")
     if not 0 <= active < len(taus):
@@ -66,6 +67,10 @@ def graph_figure(att: Attribution, taus: tuple[float, ...] = TAUS, active: int =
 
 def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int = 0, terminal: int | None = None) -> go.Figure:
     """Attribution graphs of one text under a slider, by the names of their thresholds: see `graph_figure`."""
+    for graph in graphs.values():
+        check_graph(graph)
+        if any(list(att.tokens[place : place + 1]) != [token] for (_, place), token in graph.nodes(data="token")):
+            raise ValueError(f"{graph} is not of the tokens {att.tokens[:8]}: expected the graph and the attribution of one text")
     terminal = find_terminal(att.tokens) if terminal is None else terminal
     layers, count = len(att.scores), len(att.tokens)
     drawn, always = [edges_of(graph, "attention") for graph in graphs.values()], range(len(graphs))
@@ -88,11 +93,9 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     figure = reveal(shown, labels, "τ =", active)
 
     verdict, text, name = decided(att), att.text if isinstance(att.text, str) else " / ".join(att.text), list(graphs)[active]
-    alt = (
-        f"The tokens of “{text}” along the bottom, the {layers} layers upward; curves rise from the token that "
-        f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
-        f"At τ = {name} there are {len(drawn[active])} curves. {graph_sentences(graphs[name])}"
-    )
+    alt = f"The tokens of “{text}” along the bottom, the {layers} layers upward; curves rise from the token that "
+    alt += f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
+    alt += f"At τ = {name} there are {len(drawn[active])} curves. {graph_sentences(graphs[name])}"
     page(figure, alt, 190 + rise(layers) * layers, 90 + 14 * count if count > 20 else None, hoverdistance=16, showlegend=False)
     figure.update_layout(margin={"t": 34, "b": 50, "l": 46, "r": 6})
     for (start, end, part), (color, pale) in zip(bands(att), PARTS, strict=False):
@@ -103,7 +106,7 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     turned = {"tickangle": -90} if count > 12 else {"autotickangles": [0, -90]}
     figure.update_xaxes(token_axis(att.tokens, ticktext=words, automargin=True, range=[-0.8, count - 0.4], **turned))
     figure.update_yaxes(layer_axis(layers))
-    said = f"{escape(att.tokens[terminal])} decides: <b>{escape(verdict)}</b>"
+    said = f"{token_labels(att.tokens)[terminal]} decides: <b>{grammar.literal(verdict)}</b>"
     return note(figure, said, terminal, 1, "left" if terminal < count / 2 else "right", yref="paper", font={"size": 15})
 
 
@@ -121,6 +124,7 @@ def graph_sentences(graph: nx.DiGraph, count: int = 8) -> str:
     Raises:
         ValueError: a count below 1.
     """
+    check_graph(graph)
     if count < 1:
         raise ValueError(f"count={count}: expected at least one edge to tell")
     edges = edges_of(graph, "attention")
@@ -161,6 +165,17 @@ def quoted(graph: nx.DiGraph, node: Node) -> str:
 def number(score: float) -> str:
     """Two decimals, or the first digit that is not 0."""
     return f"{score:.2f}" if score >= 0.01 else f"{score:.1g}" if score >= 1e-4 else "under 0.0001"
+
+
+def check_graph(graph: Any) -> None:
+    """Refuse what is no attribution graph (a ``TypeError``), or has edges without what they carry (a ``ValueError``)."""
+    nodes = graph.nodes(data="token") if isinstance(graph, nx.DiGraph) else ()
+    if not nodes or not all(isinstance(node, tuple) and isinstance(token, str) for node, token in nodes):
+        raise TypeError(f"{graph!r:.80}: expected an attribution graph, as attattr.attribution_graph returns it")
+    for *edge, told in graph.edges(data=True):
+        lacking = {"kind", "layer", "score", "head" if told.get("kind") == "attention" else "kind"} - set(told)
+        if lacking or not np.isfinite(told["score"]):
+            raise ValueError(f"{graph}, in it the edge {edge} with {told}: expected a finite score and {sorted(lacking)}")
 
 
 def edges_of(graph: nx.DiGraph, kind: str) -> list[Edge]:
@@ -229,10 +244,8 @@ def handles(edges: Sequence[Edge], told: Mapping[Edge, Mapping[str, Any]], token
     ends = np.array(edges)
     lower, upper = ends[:, 1], ends[:, 0]
     words = [[told[u, v]["layer"], told[u, v]["head"], tokens[u[1]], tokens[v[1]], float(f"{told[u, v]['score']:.2g}")] for u, v in edges]
-    hover = (
-        "layer %{customdata[0]}, head %{customdata[1]}: <b>%{customdata[2]}</b> reads <b>%{customdata[3]}</b><br>"
-        "score %{customdata[4]} (all heads; most in this one)<extra></extra>"
-    )
+    hover = "layer %{customdata[0]}, head %{customdata[1]}: <b>%{customdata[2]}</b> reads <b>%{customdata[3]}</b><br>"
+    hover += "score %{customdata[4]} (all heads; most in this one)<extra></extra>"
     x, y = lower[:, 1] + (upper[:, 1] - lower[:, 1]) * HANDLE[0], lower[:, 0] + HANDLE[1]
     unseen = {"size": 9, "opacity": 0, "color": FOR}
     return go.Scatter(x=x.astype(np.float32), y=y.astype(np.float32), customdata=words, mode="markers", marker=unseen, hovertemplate=hover)
@@ -259,9 +272,8 @@ def maximum_flow_figure(
         TypeError, ValueError: what `attention_flow` refuses; another number of tokens; no such node; ``least`` out of range.
     """
     adjusted = adjusted_attention(attention)
+    grammar.check_maps(attention, tokens, ranks=(3, 4))
     layers, count = adjusted.shape[:2]
-    if len(tokens) != count:
-        raise ValueError(f"{len(tokens)} tokens for attention among {count}: expected one name for each")
     if not (-layers <= operator.index(node[0]) < layers and -count <= operator.index(node[1]) < count):
         raise ValueError(f"node={node!r}: expected a layer from 0 to {layers - 1} and the place of a token from 0 to {count - 1}")
     if not 0 < least <= 0.5:
@@ -277,28 +289,25 @@ def maximum_flow_figure(
         for look in range(2 * len(WEIGHTS))  # thin lines on top of thick ones
         for positions, edges in together([[edge for edge in cone if look_of(adjusted, edge[1:]) == look] for cone in cones])
     ]
-    always, pictures = range(count), {}
+    always, pictures, words = range(count), {}, token_labels(tokens)
     for layer in range(layers):
         shown: list[tuple[Any, Sequence[int]]] = [(node_dots(adjusted, tokens), always)]
         for look, positions, edges in lines:
             _, *width = WEIGHTS[look // 2]
             shown.append((straight([edge[1:] for edge in edges if edge[0] == layer], (TAIL, FOR)[look % 2], *width), positions))
         for token in range(count):
-            hover = f"the source: <b>{escape(tokens[token])}</b>, after layer {layer}<extra></extra>"
+            hover = f"the source: <b>{words[token]}</b>, after layer {layer}<extra></extra>"
             shown.append((points([(layer + 1, token)], 17.0, INK).update(hoverinfo=None, hovertemplate=hover), [token]))
             shown += [(trace, [token]) for trace in bar_traces(flow[layer, token], rollout[layer, token], bound)]
-        pictures[f"{layer} (top)" if layer == layers - 1 else str(layer)] = reveal(shown, token_labels(tokens), "Source token:", source)
+        pictures[f"{layer} (top)" if layer == layers - 1 else str(layer)] = reveal(shown, words, "Source token:", source)
 
     full = (flow >= bound - EQUAL) & (flow > 0)
     most, mixed = int(flow[start, source].argmax()), int(rollout[start, source].argmax())
-    alt = (
-        f"The attention graph of {count} tokens and {layers} layers below “{tokens[source]}” after layer {start}; under it, "
-        f"for each input token, the maximum flow from there and rollout. Most flow: “{tokens[most]}”, "
-        f"{flow[start, source, most]:.2f}; most by rollout: “{tokens[mixed]}”, {rollout[start, source, mixed]:.2f}. "
-        f"{int(full[start, source].sum())} of {count} flows "
-        f"equal their bound, which is the same from every source; of all sources after layer {start}, {full[start].mean():.0%} do. "
-        "A menu and a slider choose another source."
-    )
+    alt = f"The attention graph of {count} tokens and {layers} layers below “{tokens[source]}” after layer {start}; under it, "
+    alt += f"for each input token, the maximum flow from there and rollout. Most flow: “{tokens[most]}”, {flow[start, source, most]:.2f}; "
+    alt += f"most by rollout: “{tokens[mixed]}”, {rollout[start, source, mixed]:.2f}. {int(full[start, source].sum())} of {count} flows "
+    alt += f"equal their bound, which is the same from every source; of all sources after layer {start}, {full[start].mean():.0%} do. "
+    alt += "A menu and a slider choose another source."
     plot = rise(layers) * layers + 20 + BARS + TOP
     figure = swap(pictures, "Source after layer:", start)
     page(figure, alt, plot + 150, min_width=90 + 20 * count if count > 16 else None, barmode="overlay")
@@ -330,7 +339,7 @@ def look_of(adjusted: Float[np.ndarray, "L N N"], edge: Sequence[Node]) -> int:
 
 def node_dots(adjusted: Float[np.ndarray, "L N N"], tokens: Sequence[str]) -> go.Scatter:
     """All nodes; under the pointer, what the node is made of, the largest weights first."""
-    names = [escape(token) for token in tokens]
+    names = token_labels(tokens)
     told = [f"<b>{name}</b>, the input" for name in names]
     for layer, of_layer in enumerate(adjusted):
         for name, row in zip(names, of_layer, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import product
 
 import numpy as np
@@ -31,11 +30,12 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     The line from node i above layer l to node j below it is ``attention[l, h, i, j]``. The first step of the slider is
     the mean over heads.
     """
+    grammar.check_maps(attention, tokens)
     layers, heads, count, _ = attention.shape
     stay = straight([((layers, place), (0, place)) for place in range(count)], grammar.FAINT, 6.0)
     stay.update(name="the token itself (residual)", showlegend=True)
     nodes = points([(level, place) for level in range(layers + 1) for place in range(count)], 9.0, "#ffffff")
-    told = [f"{escape(token)}, level {level}" for level in range(layers + 1) for token in tokens]
+    told = [f"{word}, level {level}" for level in range(layers + 1) for word in grammar.token_labels(tokens)]
     nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5}, hoverinfo="text", text=told)
     read = points([(layers, 0)], 16.0, grammar.CONTROL).update(name="read by the classifier", showlegend=True)
     maps = {"mean of all": attention.mean(1)} | {str(head): attention[:, head] for head in range(heads)}
@@ -44,11 +44,8 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     above = ["embeddings", *(f"after layer {layer}" for layer in range(layers))]
     figure.update_xaxes(grammar.token_axis(tokens, tickangle=-45))
     figure.update_yaxes(tickvals=np.arange(layers + 1), ticktext=above, showgrid=False, ticks="", range=[-0.3, layers + 0.4])
-    alt = (
-        f"{count} tokens as columns, {layers + 1} rows of nodes from the embeddings below to the output of layer {layers - 1} above. "
-        "Lines show who attends to whom in each layer; darker and thicker means more attention. At the top only the [CLS] node is read "
-        "by the classifier."
-    )
+    alt = f"{count} tokens as columns, {layers + 1} rows of nodes from the embeddings below to the output of layer {layers - 1} above. "
+    alt += "Lines show who attends to whom in each layer; darker and thicker means more attention. The classifier reads the top [CLS] node."
     return grammar.page(figure, alt, height=560, min_width=620).update_layout(legend=ABOVE, margin={"t": 70})
 
 
@@ -66,7 +63,14 @@ def head_figure(
     start: tuple[int, int] = (0, 0),
 ) -> go.Figure:
     """Figure 1.2: A, V and c = A V of one head, side by side, with a slider over all heads; opens on layer and head ``start``."""
-    layers, heads, _, size = value.shape
+    grammar.check_maps(attention, tokens)
+    layers, heads, count, _ = attention.shape
+    shapes = [list(rows.shape) if isinstance(rows, Tensor) else [type(rows).__name__] for rows in (value, context)]
+    size = shapes[0][-1]
+    if shapes != [[layers, heads, count, size], [layers, count, heads, size]]:
+        raise ValueError(f"value {shapes[0]}, context {shapes[1]}, attention {list(attention.shape)}: expected L H N d, L N H d, L H N N")
+    if start not in product(range(layers), range(heads)):
+        raise ValueError(f"start={start!r}: expected a layer below {layers} and a head below {heads}")
     limit = float(value.abs().flatten().quantile(0.995))  # beyond it colours are at their end
     dimensions = [f"dimension {number}" for number in range(size)]
 
@@ -81,10 +85,8 @@ def head_figure(
     figure.update_xaxes(grammar.token_axis(tokens, **SLANTED), selector=0)
     wide = {"title": f"{size} dimensions", "showticklabels": False, "ticks": "", "showgrid": False}
     figure.update_layout(xaxis2=wide, xaxis3=wide)
-    alt = (
-        f"Three heatmaps of one head, for {len(tokens)} tokens: the attention matrix, its values with {size} dimensions, and the context, "
-        "each row of which is the mixture of value rows that the attention row asks for. A slider goes through all heads."
-    )
+    alt = f"Three heatmaps of one head, for {len(tokens)} tokens: the attention matrix, its values with {size} dimensions, and the "
+    alt += "context, each row of which is the mixture of value rows that the attention row asks for. A slider goes through all heads."
     return grammar.page(figure, alt, height=430, min_width=760).update_layout(margin={"b": 90})
 
 
@@ -93,22 +95,20 @@ def maps_figure(attribution: Attribution) -> go.Figure:
 
     Opens on the head with the largest score. Attribution is in per cent of that score, so that heads can be compared.
     """
+    grammar.check_attribution(attribution)
     scores, tokens = attribution.scores, attribution.tokens
     limit = float(scores.abs().max())
-    heads = list(product(range(scores.shape[0]), range(scores.shape[1])))
-    strongest = attribution.strongest(1).to_dict("records")[0]
 
-    def draw(at: tuple[int, int]) -> list[go.Heatmap]:
+    def draw(at: tuple[int, ...]) -> list[go.Heatmap]:
         right = grammar.heat(scores[at], tokens, tokens, limit, diverging=True, xaxis="x2", yaxis="y2")
         return [grammar.heat(attribution.attention[at], tokens, tokens, colorbar_x=0.435), right]
 
-    figure = grammar.slide({head_name(*at): draw(at) for at in heads}, "Head:", heads.index((strongest["layer"], strongest["head"])))
+    drawn = {head_name(*at): draw(at) for at in np.ndindex(*scores.shape[:2])}
+    figure = grammar.slide(drawn, "Head:", int(scores.amax((2, 3)).argmax()))
     panels(figure, {"attention": (0.0, 0.43), f"attribution (100 % = {limit:.2g})": (0.57, 1.0)}, tokens)
     figure.update_xaxes(grammar.token_axis(tokens, **SLANTED))
-    alt = (
-        f"Two {len(tokens)} by {len(tokens)} heatmaps of one head, rows attend to columns: attention left, attribution right. "
-        "Several cells are bright on the left; on the right nearly all of them are blank. A slider goes through all heads."
-    )
+    alt = f"Two {len(tokens)} by {len(tokens)} heatmaps of one head, rows attend to columns: attention left, attribution right. "
+    alt += "Several cells are bright on the left; on the right nearly all of them are blank. A slider goes through all heads."
     return grammar.page(figure, alt, height=460, min_width=720).update_layout(margin={"b": 90})
 
 
@@ -117,6 +117,7 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
 
     The colours of attribution end at a quarter of the largest score, so that small scores show, too.
     """
+    grammar.check_attribution(attribution)
     layers, heads, count, _ = attribution.scores.shape
     limit = float(attribution.scores.abs().max()) / 4
     left = grammar.heat(sheet(attribution.attention), colorbar_x=0.435)
@@ -130,10 +131,8 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
     plain = {"showgrid": False, "ticks": ""}
     figure.update_xaxes(plain, title="layer", tickvals=middle[0], ticktext=np.arange(layers), range=[across[0], across[-1]])
     figure.update_yaxes(plain, tickvals=middle[1], ticktext=np.arange(heads), range=[down[-1], down[0]])
-    alt = (
-        f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is full "
-        "of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
-    )
+    alt = f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is "
+    alt += "full of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
     return grammar.page(figure, alt, height=780, min_width=720).update_layout(yaxis_title="head")
 
 

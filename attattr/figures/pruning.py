@@ -38,8 +38,8 @@ def pruning_slider(table: pandas.DataFrame, sample: int = 0) -> go.Figure:
     >>> [button.label for button in figure.layout.updatemenus[0].buttons]
     ['attribution', 'Taylor', 'random']
     """
-    if lacking := COLUMNS - set(table):
-        raise ValueError(f"a table without the columns {sorted(lacking)}: expected all of attattr.result('fig5-TASK')")
+    if lacking := COLUMNS - set(getattr(table, "columns", ())):
+        raise ValueError(f"a {type(table).__name__} without the columns {sorted(lacking)}: expected all of attattr.result('fig5-TASK')")
     accuracy, importance = (table[table.measure == measure] for measure in ("accuracy", "importance"))
     there = sorted(set(importance[importance.method == "attribution"]["sample"]))
     if sample not in there:
@@ -49,6 +49,9 @@ def pruning_slider(table: pandas.DataFrame, sample: int = 0) -> go.Figure:
     grids["random"] = {"value": random_importance(torch.tensor(grids["attribution"]["value"].to_numpy()), sample)}
     curves = accuracy[accuracy["sample"] == sample].pivot(index="pruned", columns="method", values="value")
     curves = curves[[method for method in NAMES if method in curves and method in grids]].set_index(curves.index.astype(int))
+    numbers = [np.asarray(values, float) for values in (curves, *(grid["value"] for grid in grids.values()))]
+    if not all(one.size and np.isfinite(one).all() for one in numbers):
+        raise ValueError(f"accuracies {curves.to_dict()}: expected a finite one of every measure, and a finite importance of every head")
     labels, active = [f"{pruned} of {curves.index[-1]}" for pruned in curves.index], len(curves) // 2
     views = {NAMES[method]: grammar.reveal([*traces(grids, curves, method)], labels, "Heads pruned:", active) for method in curves}
     figure = grammar.swap(views, "Importance by:")
@@ -56,9 +59,8 @@ def pruning_slider(table: pandas.DataFrame, sample: int = 0) -> go.Figure:
     x = {"title": "heads pruned", "tickvals": list(curves.index), "range": [-1.5, 1.02 * curves.index[-1]]}
     figure.update_layout(xaxis=x, yaxis={"title": "accuracy", "tickformat": ".0%", "domain": [0, 0.47]})
     every = {"tickvals": list(range(max(grids["attribution"]["value"].shape)))}
-    figure.update_layout(xaxis2=every | {"title": "head", "anchor": "y2"})
-    figure.update_layout(yaxis2=every | {"title": "layer", "anchor": "x2", "domain": [0.64, 1]})
-    figure.update_xaxes(title_standoff=6, showgrid=False).update_yaxes(showgrid=False)
+    figure.update_layout(xaxis2=every | {"title": "head", "anchor": "y2"}, yaxis2=every | {"title": "layer", "anchor": "x2"})
+    figure.update_layout(yaxis2_domain=[0.64, 1]).update_xaxes(title_standoff=6, showgrid=False).update_yaxes(showgrid=False)
     return grammar.page(figure, words(grids["attribution"]["value"], curves), height=620)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from html import escape
+from typing import Any
 
 import numpy as np
 import pandas
@@ -33,6 +33,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     Raises:
         ValueError: counts that do not ascend from at least 1, or a start that is none of them.
     """
+    grammar.check_attribution(att)
     if list(counts) != sorted(set(counts)) or not counts or counts[0] < 1 or not 0 <= active < len(counts):
         raise ValueError(f"counts={counts!r}, active={active!r}: expected ascending numbers of connections and the place of one of them")
     layers, heads = att.scores.shape[:2]
@@ -52,23 +53,19 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     figure = grammar.swap(drawn, "Show")
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
-    verdict = f"<b>{escape(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
+    verdict = f"<b>{grammar.literal(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
     grammar.note(figure, verdict, layers + 0.2, -0.3, "right", font={"size": 15})
     best = scores.to_dict("records")[0]
     strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
-    alt = (
-        f"The words of “{text}” as rows, the {layers} layers from left to right, the strongest attributions as lines. "
-        f"Strongest: {strongest}. In the last "
-        "layer all lines end at [CLS], where the model decides. With the menu: the strongest attention weights, quite other lines."
-    )
+    alt = f"The words of “{text}” as rows, the {layers} layers from left to right, the strongest attributions as lines. "
+    alt += f"Strongest: {strongest}. In the last "
+    alt += "layer all lines end at [CLS], where the model decides. With the menu: the strongest attention weights, quite other lines."
     grammar.page(figure, alt, height=110 + 36 * len(att.tokens), showlegend=False, hoverdistance=14)
     return figure.update_layout(margin={"t": 40, "b": 46, "r": 4})
 
 
-def lines(
-    strongest: pandas.DataFrame, tokens: Sequence[str], counts: Sequence[int], meaning: str, signed: bool
-) -> Iterator[tuple[go.Scatter, range]]:
+def lines(strongest: pandas.DataFrame, tokens: Sequence[str], counts: Sequence[int], meaning: str, signed: bool) -> Iterator[Any]:
     """Each connection as a smooth curve from the word read to the word that reads, with the positions of the slider that draw it.
 
     The strongest comes last, on top.
@@ -78,20 +75,12 @@ def lines(
     for rank, one in reversed(list(enumerate(strongest.to_dict("records")))):
         share = abs(one["score"]) / largest
         color, dash = look(one["score"]) if signed else (grammar.NEUTRAL, "solid")
-        told = (
-            f"layer {one['layer']}: <b>{names[one['query']]}</b> reads <b>{names[one['key']]}</b><br>"
-            f"{meaning} {one['score']:{number}}<br>most in head {one['head']}: {one['head_score']:{number}}"
-        )
-        line = go.Scatter(
-            x=np.round(one["layer"] + CURVE, 3),
-            y=np.round(one["key"] + (one["query"] - one["key"]) * BEND, 3),
-            mode="lines",
-            line={"width": round(1.2 + 11 * share, 1), "color": color, "dash": dash, "simplify": False},
-            opacity=round(0.3 + 0.6 * share**0.5, 2),
-            hoverinfo="text",
-            text=told,
-        )
-        yield line, range(bisect_right(counts, rank), len(counts))
+        told = f"layer {one['layer']}: <b>{names[one['query']]}</b> reads <b>{names[one['key']]}</b><br>"
+        told += f"{meaning} {one['score']:{number}}<br>most in head {one['head']}: {one['head_score']:{number}}"
+        x, y = one["layer"] + CURVE, one["key"] + (one["query"] - one["key"]) * BEND
+        line = {"width": round(1.2 + 11 * share, 1), "color": color, "dash": dash, "simplify": False}
+        trace = go.Scatter(x=x.round(3), y=y.round(3), mode="lines", line=line, opacity=round(0.3 + 0.6 * share**0.5, 2))
+        yield trace.update(hoverinfo="text", text=told), range(bisect_right(counts, rank), len(counts))
 
 
 def look(score: float) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Float
 
 from ..connections import Attribution
 from ..graph import CLS, SEP
-from .grammar import INK, NEUTRAL, choose, heat, note, page, token_axis, token_labels
+from .grammar import INK, NEUTRAL, check_attribution, choose, heat, literal, note, page, token_axis, token_labels, token_words
 from .graphs import points, straight
 
 WORDS = "words only, each layer's to sum to 1"
@@ -38,6 +37,7 @@ def views_figure(att: Attribution, layers: Sequence[int] | None = None, all_rows
     Raises:
         ValueError: no such layer; a model that reads several tokens; a text of special tokens only; what `attention_rollout` refuses.
     """
+    check_attribution(att)
     count, tokens = len(att.scores), att.tokens
     shown = list(range(count)) if layers is None else list(layers)
     if not shown or shown != sorted(set(shown)) or not 0 <= shown[0] <= shown[-1] < count:
@@ -54,11 +54,9 @@ def views_figure(att: Attribution, layers: Sequence[int] | None = None, all_rows
         top, last = int(np.abs(np.where(word, values[:, -1], 0)).argmax()), values[:, -1]
         share = "" if name == "attribution" else f" (special tokens {last[~word].sum():.2f} of {last.sum():.2f})"
         said.append(f"{name}: most to “{tokens[top]}”, {last[top]:.2g}{share}")
-    alt = (
-        f"Four heat maps of “{att.text if isinstance(att.text, str) else ' / '.join(att.text)}”, {len(tokens)} tokens as rows, layers "
-        f"{shown[0]} to {shown[-1]} as columns: what {tokens[place]}, where {att.label} is decided, sees of each token, and attribution. "
-        f"In layer {shown[-1]}, {'; '.join(said)}."
-    )
+    alt = f"Four heat maps of “{att.text if isinstance(att.text, str) else ' / '.join(att.text)}”, {len(tokens)} tokens as rows, layers "
+    alt += f"{shown[0]} to {shown[-1]} as columns: what {tokens[place]}, where {att.label} is decided, sees of each token, and "
+    alt += f"attribution. In layer {shown[-1]}, {'; '.join(said)}."
     labels = token_labels(tokens)
     marked = [text if own else f'<span style="color:{NEUTRAL}"><i>{text}</i></span>' for text, own in zip(labels, word, strict=True)]
     only = [text for text, own in zip(labels, word, strict=True) if own]
@@ -118,23 +116,23 @@ def trigger_figure(
     """
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1 connection")
+    for att in (before, after):
+        check_attribution(att)
     rows, own = len(after.tokens), [place for place in range(len(after.tokens)) if place not in places]
     if tuple(after.tokens[place] for place in own) != tuple(before.tokens) or not places:
-        raise ValueError(
-            f"after has the tokens {' '.join(after.tokens)!r}, before {' '.join(before.tokens)!r}, the trigger is at {list(places)}: "
-            "expected the attributions of one text, not shortened, without and with the trigger"
-        )
+        given = f"after has the tokens {' '.join(after.tokens)!r}, before {' '.join(before.tokens)!r}, the trigger is at {list(places)}"
+        raise ValueError(f"{given}: expected the attributions of one text, not shortened, without and with the trigger")
     names = named_classes(before, after, classes)
     left = side_traces(("x", "x4", -1), before, own, (), names, count)
     right = side_traces(("x2", "x5", 1), after, range(rows), places, names, count)
     figure = go.Figure([*left, *right])
     if after.target != before.target:
         figure.data[-1].marker.color = [TRIGGER if c == after.target else PALE for c in range(len(names))]
-    words = [f"<b>{escape(token)}</b>" if place in places else escape(token) for place, token in enumerate(after.tokens)]
+    words = [f"<b>{word}</b>" if place in places else word for place, word in enumerate(token_words(after.tokens))]
     ink = [TRIGGER if place in places else INK for place in range(rows)]
     middle: dict[str, Any] = {"mode": "text", "xaxis": "x3", "hoverinfo": "skip"}
     figure.add_scatter(x=[0] * rows, y=list(range(rows)), text=words, textfont={"color": ink}, **middle)
-    figure.add_scatter(x=[0] * len(names), y=list(range(len(names))), text=list(map(escape, names)), yaxis="y2", **middle)
+    figure.add_scatter(x=[0] * len(names), y=list(range(len(names))), text=list(map(literal, names)), yaxis="y2", **middle)
 
     half = min(LETTER * max(map(len, (*after.tokens, *names))) / PHONE, 0.36) / 2  # of the column of tokens, as a share of the width
     plot = BAR * len(names) + BETWEEN + LINE * rows
@@ -154,7 +152,7 @@ def trigger_figure(
     hits = f'<span style="color:{TRIGGER}">{sum(touching)} of {len(touching)} touch the trigger</span>'
     heads = (before, "without the trigger", f"the {count} largest scores", "left"), (after, "with the trigger", hits, "right")
     for x, (att, head, more, side) in enumerate(heads):
-        for y, text in ((1, f"<b>{head}</b>"), (arcs, f"decides <b>{escape(att.label)}</b>:<br>{more}")):
+        for y, text in ((1, f"<b>{head}</b>"), (arcs, f"decides <b>{literal(att.label)}</b>:<br>{more}")):
             note(figure, text, x, y, side, xref="paper", yref="paper", align=side)
     return figure
 
@@ -171,7 +169,7 @@ def side_traces(
     color = [OTHER if c == att.target else PALE for c in range(len(names))]
     look = {"text": [f"{share:.2f}" for share in shares], "textposition": "outside", "cliponaxis": False, "marker": {"color": color}}
     bar = go.Bar(x=shares, y=list(range(len(names))), orientation="h", xaxis=bars, yaxis="y2", **look)
-    bar.update(customdata=list(map(escape, names)), hovertemplate="%{customdata}: %{x:.3f}<extra></extra>")
+    bar.update(customdata=list(map(literal, names)), hovertemplate="%{customdata}: %{x:.3f}<extra></extra>")
     return [*(trace.update(xaxis=arcs) for trace in arc_traces(links, places, att.tokens, at)), rails, bar]
 
 
@@ -191,7 +189,7 @@ def touches(links: pandas.DataFrame, places: Sequence[int]) -> list[bool]:
 
 def arc_traces(links: pandas.DataFrame, places: Sequence[int], tokens: Sequence[str], at: Sequence[int]) -> Iterator[go.Scatter]:
     """The arcs of one side, the strongest on top, and the dots at their ends."""
-    colors = [TRIGGER if touching else OTHER for touching in touches(links, places)]
+    colors, words = [TRIGGER if touching else OTHER for touching in touches(links, places)], token_words(tokens)
     for link, color in reversed(list(zip(links.itertuples(), colors, strict=True))):
         share, start, end = link.score / links["score"].iloc[0], at[link.query], at[link.key]
         apart = abs(link.query - link.key)
@@ -200,7 +198,7 @@ def arc_traces(links: pandas.DataFrame, places: Sequence[int], tokens: Sequence[
             x, y = reach * 4 * CURVE * (1 - CURVE), start + (end - start) * CURVE
         else:  # a token that reads itself
             x, y = 0.08 * (1 - np.cos(2 * np.pi * CURVE)) / 2, start + 0.35 * np.sin(2 * np.pi * CURVE)
-        where = f"{escape(tokens[link.query])} reads {escape(tokens[link.key])}<br>{link.score:+.3f}, layer {link.layer}, head {link.head}"
+        where = f"{words[link.query]} reads {words[link.key]}<br>{link.score:+.3f}, layer {link.layer}, head {link.head}"
         line = {"width": round(1 + 6 * share, 1), "color": color, "shape": "spline"}
         trace = go.Scatter(x=x.round(3), y=y.round(3), mode="lines", line=line, opacity=round(0.35 + 0.55 * share, 2))
         yield trace.update(hovertemplate=where + "<extra></extra>")

@@ -10,6 +10,9 @@ function labelled(text, control) {
   return label;
 }
 
+// Plotly's labels are HTML ("&lt;s&gt;"), those of native controls are words. A parsed document loads nothing and runs nothing.
+const unescaped = (label) => new DOMParser().parseFromString(label, "text/html").body.textContent;
+
 // One native control: `items` are Plotly's steps or buttons, `apply` shows the item with a given index.
 function slider(spec, apply) {
   const input = document.createElement("input");
@@ -18,7 +21,7 @@ function slider(spec, apply) {
   input.max = spec.steps.length - 1;
   input.value = spec.active ?? 0;
   const name = () => {
-    shown.textContent = spec.steps[input.value].label;
+    shown.textContent = unescaped(spec.steps[input.value].label);
     input.setAttribute("aria-valuetext", shown.textContent);
   };
   input.addEventListener("input", () => { name(); apply(spec.steps[input.value]); });
@@ -30,7 +33,7 @@ function slider(spec, apply) {
 
 function menu(spec, apply) {
   const select = document.createElement("select");
-  spec.buttons.forEach((button, i) => select.add(new Option(button.label, i, i === (spec.active ?? 0), i === (spec.active ?? 0))));
+  spec.buttons.forEach((button, i) => select.add(new Option(unescaped(button.label), i, i === (spec.active ?? 0), i === (spec.active ?? 0))));
   select.addEventListener("change", () => apply(spec.buttons[select.value]));
   return labelled(spec.name ?? "Show", select);
 }
