@@ -305,11 +305,11 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     config = text_config(model)
     if hasattr(config, "kept_heads"):
         raise ValueError(f"heads were cut out of this {type(model).__name__}: expected the whole model")
-    found = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
-    if not all(isinstance(one, int) for one in found) or getattr(config, "is_encoder_decoder", False):
+    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    if not isinstance(layers, int) or not isinstance(heads, int) or getattr(config, "is_encoder_decoder", False):
         expected = "a model of one stack, whose configuration has num_hidden_layers and num_attention_heads"
         raise TypeError(f"{type(model).__name__}: the heads of an encoder-decoder cannot be told apart here: expected {expected}")
-    return found[0], found[1]
+    return layers, heads
 
 
 def check_heads(model: nn.Module, keep: Tensor) -> None:

@@ -61,8 +61,9 @@ def check_attribution(att: Any) -> None:
     check_maps(att.attention, att.tokens)
     if att.scores.shape != att.attention.shape:
         raise ValueError(f"scores of shape {list(att.scores.shape)}, attention of {list(att.attention.shape)}: expected the same")
-    chances, text = np.asarray(att.probabilities, float), att.text if isinstance(att.text, tuple) else (att.text,)
-    if chances.ndim != 1 or not np.isfinite(chances).all() or att.target not in range(len(chances)):
+    chances = np.asarray([att.value] if att.probabilities is None else att.probabilities, float)
+    target, text = 0 if att.probabilities is None else att.target, att.text if isinstance(att.text, tuple) else (att.text,)
+    if chances.ndim != 1 or not np.isfinite(chances).all() or target not in range(len(chances)):
         raise ValueError(f"target={att.target!r:.80}, probabilities={chances}: expected finite ones, and the place of one of them")
     if not all(isinstance(words, str) for words in (att.label, *text)):
         raise ValueError(f"label={att.label!r:.80}, text={att.text!r:.80}: expected strings")

@@ -192,8 +192,8 @@ def residual(graph: nx.DiGraph, carrying: bool) -> list[Edge]:
 
 
 def decided(att: Attribution) -> str:
-    """The class that was attributed, and its probability."""
-    return f"{att.label}, p = {float(att.probabilities[att.target]):.3f}"
+    """What was attributed, and how much it is."""
+    return f"{att.label}, {att.amount}"
 
 
 def bands(att: Attribution) -> list[tuple[int, int, str]]:

@@ -53,7 +53,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     figure = grammar.swap(drawn, "Show")
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
-    verdict = f"<b>{grammar.literal(att.label)}</b>, p = {float(att.probabilities[att.target]):.3f}"
+    verdict = f"<b>{grammar.literal(att.label)}</b>, {grammar.literal(att.amount)}"
     grammar.note(figure, verdict, layers + 0.2, -0.3, "right", font={"size": 15})
     best = scores.to_dict("records")[0]
     strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"

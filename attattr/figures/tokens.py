@@ -165,7 +165,7 @@ def side_traces(
     links = att.strongest(count, over="all")
     ends = sorted({at[end] for end in (*links["query"], *links["key"])})
     rails = straight([((row, 0), (row, edge)) for row in ends], RAIL).update(xaxis="x3")
-    shares = [round(float(share), 3) for share in att.probabilities]
+    shares = [round(share, 3) for share in ([] if att.probabilities is None else att.probabilities.tolist())]
     color = [OTHER if c == att.target else PALE for c in range(len(names))]
     look = {"text": [f"{share:.2f}" for share in shares], "textposition": "outside", "cliponaxis": False, "marker": {"color": color}}
     bar = go.Bar(x=shares, y=list(range(len(names))), orientation="h", xaxis=bars, yaxis="y2", **look)
@@ -175,7 +175,9 @@ def side_traces(
 
 def named_classes(before: Attribution, after: Attribution, classes: Sequence[str] | None) -> list[str]:
     """The names of all classes in the model's order, checked against those of the two decisions."""
-    known = {before.target: before.label, after.target: after.label}
+    if before.probabilities is None or after.probabilities is None:
+        raise ValueError(f"decisions of the {after.quantity} of {after.label!r}: expected those of a classifier, with its probabilities")
+    known: dict[Any, str] = {before.target: before.label, after.target: after.label}
     names = [known.get(c, f"class {c}") for c in range(len(after.probabilities))] if classes is None else list(classes)
     if not len(names) == len(after.probabilities) == len(before.probabilities) or any(names[c] != name for c, name in known.items()):
         raise ValueError(f"classes {names}: expected {len(after.probabilities)}, with {known} among them by number")
@@ -212,7 +214,7 @@ def trigger_words(before: Attribution, after: Attribution, places: Sequence[int]
     positive = after.scores.clamp_min(0).sum((0, 1))
     others = [place for place in range(rows) if place not in places]
     share = 1 - float(positive[others][:, others].sum() / positive.sum().clamp_min(1e-12))
-    decided = [f"{att.label} (p = {float(att.probabilities[att.target]):.3f})" for att in (before, after)]
+    decided = [f"{att.label} ({att.amount})" for att in (before, after)]
     largest = [f"{after.tokens[link.query]} reads {after.tokens[link.key]} ({link.score:+.3f})" for link in links[:3].itertuples()]
     changed = "turn the decision from" if before.target != after.target else "leave the decision as it is: from"
     return (
