@@ -119,27 +119,11 @@ class Watch(TorchFunctionMode):
         return self.handler(self.layer - 1, context, weights)
 
 
-def fused_weights(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """The attention weights, and the values of every head, of what torch's fused attention computes."""
-    groups = query.shape[1] // max(1, key.shape[1])  # a layer may have lost all its heads
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)).to(
-        value
-    ).nan_to_num(), value  # a token that sees nothing says nothing
+def fused_weights(query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """The attention weights, and the values of every head, of what torch's fused attention computes: of values 1, it shows the weights."""
+    ones = torch.eye(key.shape[2], dtype=value.dtype, device=value.device).expand(*value.shape[:2], -1, -1)
+    weights = scaled_dot_product_attention(query, key, ones, *mask, **options).nan_to_num()  # a token that sees nothing says nothing
+    return weights, value.repeat_interleave(query.shape[1] // max(1, value.shape[1]), 1)  # a layer may have lost all its heads
 
 
 @contextmanager
