@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, overload
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -48,8 +49,8 @@ def attribute(
     method: str = "gauss-legendre",
     steps: int | str = "auto",
     tolerance: float = 1e-2,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Any = None,
+    heads: Any = None,
     columns: str | Sequence[str] | None = None,
     truncation: bool = False,
     progress: bool = False,
@@ -108,8 +109,8 @@ def attribute_inputs(
     method: str = "gauss-legendre",
     steps: int | str = "auto",
     tolerance: float = 1e-2,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Any = None,
+    heads: Any = None,
     progress: bool = False,
 ) -> Attribution | list[Attribution]:
     """`attribute` for any model and what it takes: tensors of token ids, of pixels, or anything else, one row for each example.
@@ -162,8 +163,8 @@ class Options:
 
     rules: Sequence[Rule]
     tolerance: float
-    layers: Sequence[int] | None = None
-    heads: Sequence[int] | None = None
+    layers: Any = None
+    heads: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
@@ -209,12 +210,8 @@ def attribute_batch(
     """The `Attribution` of every text of one batch."""
     recording = record(model, batch.inputs, partial(read, targets[0], batch.examples()))
     decision = decide(model, tokenizer, recording.outputs, recording.logits, targets)
-    chosen = list(range(len(recording.context))) if options.layers is None else sorted(set(options.layers))
-    if not chosen or not all(isinstance(layer, int) and 0 <= layer < len(recording.context) for layer in chosen):
-        raise ValueError(f"layers={list(options.layers or ())}: expected some of 0 to {len(recording.context) - 1}")
-    kept = list(range(recording.attention[0].shape[1])) if options.heads is None else sorted(set(options.heads))
-    if not kept or not all(isinstance(head, int) and 0 <= head < recording.attention[0].shape[1] for head in kept):
-        raise ValueError(f"heads={list(options.heads or ())}: expected some of 0 to {recording.attention[0].shape[1] - 1}")
+    chosen = some_of("layers", options.layers, len(recording.context))
+    kept = some_of("heads", options.heads, recording.attention[0].shape[1])
     outcome = integrate(model, recording, decision.targets, options.rules, options.tolerance, decision.own, chosen, kept)
     value = decision_value(recording.logits, decision.targets, decision.own).tolist()
     found = []
@@ -245,6 +242,14 @@ def attribute_batch(
             )
         )
     return found
+
+
+def some_of(name: str, asked: Any, count: int) -> list[int]:
+    """Which of so many layers or heads are asked for, in their order; all for None."""
+    found = range(count) if asked is None else list(asked) if np.ndim(asked) == 1 else []
+    if not found or not all(isinstance(one, int | np.integer) and 0 <= one < count for one in found):
+        raise ValueError(f"{name}={asked!r}: expected a list of some of 0 to {count - 1}, or None for all")
+    return sorted({int(one) for one in found})
 
 
 def stacked(matrices: Sequence[Float[Tensor, "H _N _K"]], places: Sequence[Sequence[list[int]]]) -> Float[Tensor, "L H N K"]:
@@ -299,8 +304,8 @@ def integrate(
     rules: Sequence[Rule],
     tolerance: float = 0.0,
     own: Map = softmax,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Any = None,
+    heads: Any = None,
 ) -> dict[str, Tensor]:
     """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance.
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from captum.attr import IntegratedGradients
-from toys import FAMILIES, bert, family, inputs
+from toys import FAMILIES, bert, family, inputs, tiny
 from transformers import PreTrainedTokenizerFast
 
 import attattr
@@ -270,3 +270,48 @@ def test_nan_weights_are_refused_and_inference_mode_is_no_obstacle(sst2):
         broken.bert.encoder.layer[2].output.dense.weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         attattr.attribute(broken, tokenizer, TEXTS[2])
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "glm4", "olmo2"])
+def test_a_norm_right_after_attention_is_no_path_and_the_warning_says_so(kind):
+    """Such a norm takes α out again: all is decided at once, whatever the rule makes of it."""
+    with pytest.warns(UserWarning, match=r"with α = 0.05 F is where it is with α = 1 \(layers \[0, 1, 2\]"):
+        att = attattr.attribute_inputs(tiny(kind), inputs([7]))
+    assert not att.certified and "norm" in att.causes[0]
+    assert attattr.attribute_inputs(tiny("llama"), inputs([7])).certified  # the same with its norms before attention
+
+
+def test_jumps_of_a_router_are_named():
+    with pytest.warns(UserWarning, match="experts are chosen by a router"):
+        assert not attattr.attribute_inputs(tiny("mixtral"), inputs([7])).certified
+
+
+def test_a_decision_that_no_attention_changes_is_not_certified():
+    model = bert()
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([2000.0, 0.0, 0.0]))
+    with pytest.warns(UserWarning, match="F is the same without any of the attention"):
+        att = attattr.attribute_inputs(model, inputs([6]), target=0)
+    assert not att.certified and float(att.scores.abs().max()) == 0.0
+
+
+def test_scores_in_half_precision_do_not_ask_for_what_rounding_takes():
+    att = attattr.attribute_inputs(bert().bfloat16(), inputs([6]))
+    assert int(att.evaluations.max()) <= 16 and not att.certified
+
+
+def test_layers_and_heads_of_choice_are_those_of_all():
+    model, given = bert(), inputs([6])
+    whole = attattr.attribute_inputs(model, given)
+    some = attattr.attribute_inputs(model, given, layers=[2, 0], heads=[1, 3])
+    assert some.layers == (0, 2) and some.heads == (1, 3)
+    assert torch.allclose(some.scores, whole.scores[[0, 2]][:, [1, 3]], atol=1e-6)
+    assert torch.allclose(some.difference, whole.difference[[0, 2]]) and some.certified
+    with pytest.raises(ValueError, match="expected all heads of layers of one kind"):
+        attattr.attribution_graph(some, terminal=0)
+    for wrong in ([3], [-1], [], ["0"], 1, [True, 0.5]):
+        with pytest.raises(ValueError, match="expected a list of some of 0 to"):
+            attattr.attribute_inputs(model, given, layers=wrong)
+    for wrong in ([4], [-1], [], ["0"]):
+        with pytest.raises(ValueError, match=r"heads=.*expected a list of some of 0 to 3"):
+            attattr.attribute_inputs(model, given, heads=wrong)

@@ -5,12 +5,14 @@ import dataclasses
 
 import pytest
 import torch
-from toys import FAMILIES, bert, family, inputs, tiny
+from toys import FAMILIES, WORDS, bert, family, inputs, tiny
 from transformers import AttentionInterface, AttentionMaskInterface
 
+import attattr
 from attattr import tap
 from attattr.attribution import integrate
 from attattr.quadrature import rule
+from attattr.tap import gated
 
 
 def state(model):
@@ -336,3 +338,37 @@ def test_nan_weights_are_refused():
         model.classifier.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"not finite.*NaN"):
         tap.record(model, inputs([5]))
+
+
+class Plain(torch.nn.Module):
+    """A model from nowhere in transformers, of torch's own layers."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=first, norm_first=True)
+        self.first, self.embed, self.read = first, torch.nn.Embedding(WORDS, 16), torch.nn.Linear(16, 3)
+        self.layers = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, ids):
+        states = self.embed(ids) * 2
+        states = self.layers(states) if self.first else self.layers(states.transpose(0, 1)).transpose(0, 1)
+        return self.read(states.mean(1))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_torchs_own_layers_are_tapped_and_its_fast_path_comes_back(first):
+    torch.manual_seed(0)
+    model, batch = Plain(first).eval(), {"ids": torch.randint(4, WORDS, (1, 6))}
+    recording = tap.record(model, batch)
+    assert len(recording.context) == 2 and recording.attention[0].shape == (1, 2, 6, 6)
+    with torch.no_grad():
+        expected = model(**batch)
+        assert torch.allclose(recording.logits, expected, atol=1e-6)
+        with gated(model, torch.zeros(2, 2)):
+            nothing = model(**batch)
+        silent = copy.deepcopy(model)
+        for layer in silent.layers.layers:
+            layer.self_attn.out_proj.weight.zero_()
+        assert torch.allclose(silent(**batch), nothing, atol=1e-6) and not torch.allclose(nothing, expected, atol=1e-3)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert attattr.attribute_inputs(model, batch).certified
