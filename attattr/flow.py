@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import networkx as nx
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,6 +37,8 @@ ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
 EXACT = 1e-12  # float64 sums that differ by less are equal
 EQUAL = 1e-6  # a flow that is this near to its bound has reached it, in float32, too
 PATIENCE = 3  # seconds without a progress bar
+UNITS = 2**30  # of capacity: twice that is the most that scipy's integers hold, and an edge may turn from full to full the other way
+EDGES = 20_000  # in one call of scipy's: more do not fit a processor's cache
 
 
 def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool = False) -> Float[Tensor, "*L N N"]:
@@ -255,25 +258,50 @@ def maximum_flows(adjusted: Float[np.ndarray, "L N N"], wanted: Sequence[int], p
             below = flows.get(layer - 1, np.zeros_like(adjusted[0]))
             full = adjusted[layer] @ (below >= bound - EXACT) >= bound - EXACT
             flows[layer] = np.where(full, bound, 0.0)
-            graph, between = graph_of_pairs(adjusted[: layer + 1])
-            first, last = adjusted[layer].tolist(), adjusted[0].T.tolist()
-            for u, unknown in enumerate(reachable[layer] & ~full):
-                for v in np.flatnonzero(unknown).tolist():
-                    flows[layer][u, v] = graph.maxflow_value(0, 1, first[u] + between + last[v])
+            copies = max(1, EDGES // np.count_nonzero(adjusted[: layer + 1]))
+            graph, between = copied_graph(adjusted[1:layer], copies)
+            for u, unknown in enumerate(map(np.flatnonzero, reachable[layer] & ~full)):
+                for start in range(0, len(unknown), copies):
+                    v = np.resize(unknown[start : start + copies], copies)  # repeated, if they are fewer
+                    weights = np.hstack([adjusted[0].T[v], np.tile(between, (copies, 1))])
+                    flow = flow_of_copies(graph, np.append(np.tile(adjusted[layer, u], copies), weights))
+                    flows[layer][u, v] = flow.clip(max=bound[v])
                 bar.update()
     return np.stack([flows[layer] for layer in wanted])
 
 
-def graph_of_pairs(adjusted: Float[np.ndarray, "L N N"]) -> tuple[Any, list[float]]:
-    """An ``igraph.Graph`` for any node of the top layer (as 0) and any input token (as 1), and the capacities between.
+def copied_graph(between: Float[np.ndarray, "M N N"], copies: int) -> tuple[csr_array, Float[np.ndarray, " E"]]:
+    """The graph between a source, node 0, and a sink, the last node, some times side by side: scipy takes its time for a call.
 
-    Its edges, in this order: from 0 to the N nodes below; those between, the same for all pairs; and from the N nodes above to 1.
+    Each edge holds the number of its copy. First come those of the source, to the top level of each copy; then, copy by copy, those from
+    its lowest level to the sink, and those of the layers between, whose weights are returned, too.
     """
-    import igraph  # takes half a second, since it imports matplotlib
+    levels, tokens = len(between) + 1, between.shape[-1]
+    node = np.arange(1, copies * levels * tokens + 1).reshape(copies, levels, tokens)  # the lowest level first
+    sink = node.size + 1
+    layer, i, j = np.nonzero(between)
+    tail = np.append(np.zeros(copies * tokens, int), np.hstack([node[:, 0], node[:, layer + 1, i]]))
+    head = np.append(node[:, -1], np.hstack([np.full((copies, tokens), sink), node[:, layer, j]]))
+    copy = (np.where(tail > 0, tail, head) - 1) // (levels * tokens)
+    return csr_array((copy, (tail, head)), shape=(sink + 1, sink + 1)), between[layer, i, j]
 
-    levels, tokens = len(adjusted) - 1, adjusted.shape[-1]
-    node = 2 + np.arange(levels * tokens).reshape(levels, tokens)  # the level right above the input first
-    below, i, j = np.nonzero(adjusted[1:-1])
-    between = np.stack([node[below + 1, i], node[below, j]], 1).tolist()
-    edges = [(0, k) for k in node[-1].tolist()] + between + [(k, 1) for k in node[0].tolist()]
-    return igraph.Graph(n=2 + node.size, edges=edges, directed=True), adjusted[1:-1][below, i, j].tolist()
+
+def flow_of_copies(graph: csr_array, weights: Float[np.ndarray, " E"]) -> Float[np.ndarray, " C"]:
+    """The maximum flow through each copy of a `copied_graph`.
+
+    scipy counts in integers: what they carry is a flow, so at most the maximum; the cut that they find, in float64, is at least the
+    maximum. Were the two further apart than `EQUAL`, the rest would be counted in smaller units.
+    """
+    tail, sink = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.shape[0] - 1
+    left, carried, apart = csr_array((weights, graph.indices, graph.indptr)), 0.0, 1.0
+    while True:
+        unit = apart / UNITS
+        whole = csr_array(((left.data.clip(0, apart) / unit).astype(np.int32), left.indices, left.indptr))
+        found = maximum_flow(whole, 0, sink)
+        carried += unit * float(found.flow_value)
+        reached = np.isin(np.arange(sink + 1), breadth_first_order(whole - found.flow, 0, return_predecessors=False))
+        cut = reached[tail] & ~reached[graph.indices]
+        apart = weights[cut].sum() - carried
+        if apart < EQUAL:
+            return np.bincount(graph.data[cut], weights[cut], minlength=graph.data[-1] + 1)
+        left = left - unit * found.flow
