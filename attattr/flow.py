@@ -37,8 +37,8 @@ ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
 EXACT = 1e-12  # float64 sums that differ by less are equal
 EQUAL = 1e-6  # a flow that is this near to its bound has reached it, in float32, too
 PATIENCE = 3  # seconds without a progress bar
-UNITS = 2**30  # of capacity: twice that is the most that scipy's integers hold, and an edge may turn from full to full the other way
-EDGES = 20_000  # in one call of scipy's: more do not fit a processor's cache
+UNITS = 2**30 - 1  # of capacity: an edge that was full may fill the other way, and scipy holds integers below 2**31
+EDGES = 50_000  # in one call of scipy's, which takes its time for a few, too: more do not fit a processor's cache
 
 
 def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool = False) -> Float[Tensor, "*L N N"]:
@@ -253,55 +253,44 @@ def maximum_flows(adjusted: Float[np.ndarray, "L N N"], wanted: Sequence[int], p
     tokens, bound, reachable = adjusted.shape[-1], adjusted[0].sum(0).clip(max=1), products(adjusted) > 0
     flows = {0: adjusted[0]}
     above = [layer for layer in wanted if layer > 0]
-    with tqdm(total=len(above) * tokens, desc="attention flow", unit="node", delay=PATIENCE, disable=not progress) as bar:
+    with tqdm(total=len(above) * tokens**2, desc="attention flow", unit="pair", delay=PATIENCE, disable=not progress) as bar:
         for layer in above:
             below = flows.get(layer - 1, np.zeros_like(adjusted[0]))
             full = adjusted[layer] @ (below >= bound - EXACT) >= bound - EXACT
             flows[layer] = np.where(full, bound, 0.0)
-            copies = max(1, EDGES // np.count_nonzero(adjusted[: layer + 1]))
-            graph, between = copied_graph(adjusted[1:layer], copies)
-            for u, unknown in enumerate(map(np.flatnonzero, reachable[layer] & ~full)):
-                for start in range(0, len(unknown), copies):
-                    v = np.resize(unknown[start : start + copies], copies)  # repeated, if they are fewer
-                    weights = np.hstack([adjusted[0].T[v], np.tile(between, (copies, 1))])
-                    flow = flow_of_copies(graph, np.append(np.tile(adjusted[layer, u], copies), weights))
-                    flows[layer][u, v] = flow.clip(max=bound[v])
-                bar.update()
+            pairs = np.argwhere(reachable[layer] & ~full)
+            bar.update(tokens**2 - len(pairs))
+            some = 1 + EDGES // (layer * tokens**2)
+            for u, v in (pairs[start : start + some].T for start in range(0, len(pairs), some)):
+                flows[layer][u, v] = flows_of_pairs(adjusted[layer, u], adjusted[1:layer], adjusted[0].T[v]).clip(max=bound[v])
+                bar.update(len(u))
     return np.stack([flows[layer] for layer in wanted])
 
 
-def copied_graph(between: Float[np.ndarray, "M N N"], copies: int) -> tuple[csr_array, Float[np.ndarray, " E"]]:
-    """The graph between a source, node 0, and a sink, the last node, some times side by side: scipy takes its time for a call.
+def flows_of_pairs(
+    first: Float[np.ndarray, "P N"], between: Float[np.ndarray, "M N N"], last: Float[np.ndarray, "P N"]
+) -> Float[np.ndarray, " P"]:
+    """The maximum flow of P pairs of a node and a token: the weights that leave the node, those of the layers between, and the token's.
 
-    Each edge holds the number of its copy. First come those of the source, to the top level of each copy; then, copy by copy, those from
-    its lowest level to the sink, and those of the layers between, whose weights are returned, too.
+    Each pair has a graph to itself; they stand side by side, as scipy takes its time for a call. It counts in integers: what they
+    carry is a flow, so at most the maximum; the cut that they find, in float64, is at least the maximum, and returned. Were the two
+    further apart than `EQUAL`, what is left would be counted in smaller units.
     """
-    levels, tokens = len(between) + 1, between.shape[-1]
-    node = np.arange(1, copies * levels * tokens + 1).reshape(copies, levels, tokens)  # the lowest level first
+    (pairs, tokens), levels = first.shape, len(between) + 1
+    node = 1 + np.arange(pairs * levels * tokens).reshape(pairs, levels, tokens)  # 0 is the source; the level above layer 0 comes first
     sink = node.size + 1
     layer, i, j = np.nonzero(between)
-    tail = np.append(np.zeros(copies * tokens, int), np.hstack([node[:, 0], node[:, layer + 1, i]]))
-    head = np.append(node[:, -1], np.hstack([np.full((copies, tokens), sink), node[:, layer, j]]))
-    copy = (np.where(tail > 0, tail, head) - 1) // (levels * tokens)
-    return csr_array((copy, (tail, head)), shape=(sink + 1, sink + 1)), between[layer, i, j]
-
-
-def flow_of_copies(graph: csr_array, weights: Float[np.ndarray, " E"]) -> Float[np.ndarray, " C"]:
-    """The maximum flow through each copy of a `copied_graph`.
-
-    scipy counts in integers: what they carry is a flow, so at most the maximum; the cut that they find, in float64, is at least the
-    maximum. Were the two further apart than `EQUAL`, the rest would be counted in smaller units.
-    """
-    tail, sink = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.shape[0] - 1
-    left, carried, apart = csr_array((weights, graph.indices, graph.indptr)), 0.0, 1.0
-    while True:
+    tail = np.hstack([np.zeros_like(node[:, 0]), node[:, layer + 1, i], node[:, 0]])
+    head = np.hstack([node[:, -1], node[:, layer, j], np.full_like(node[:, 0], sink)])
+    weight = np.hstack([first, np.tile(between[layer, i, j], (pairs, 1)), last])
+    left = csr_array((weight.ravel(), (tail.ravel(), head.ravel())), shape=(sink + 1, sink + 1))
+    carried, apart = 0.0, 1.0
+    while apart > EQUAL:
         unit = apart / UNITS
         whole = csr_array(((left.data.clip(0, apart) / unit).astype(np.int32), left.indices, left.indptr))
         found = maximum_flow(whole, 0, sink)
-        carried += unit * float(found.flow_value)
+        left, carried = left - unit * found.flow, carried + unit * float(found.flow_value)
         reached = np.isin(np.arange(sink + 1), breadth_first_order(whole - found.flow, 0, return_predecessors=False))
-        cut = reached[tail] & ~reached[graph.indices]
-        apart = weights[cut].sum() - carried
-        if apart < EQUAL:
-            return np.bincount(graph.data[cut], weights[cut], minlength=graph.data[-1] + 1)
-        left = left - unit * found.flow
+        cuts = (weight * (reached[tail] & ~reached[head])).sum(1)
+        apart = cuts.sum() - carried
+    return cuts

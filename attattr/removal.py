@@ -90,8 +90,7 @@ def load_cut(folder: str | Path) -> Model:
         options = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         kept = options.pop("kept_heads")
         options["model_type"] = options.pop("whole_model_type")
-        with torch.random.fork_rng(devices=[]):  # the random weights that are made first are nobody's business
-            whole = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**options))
+        whole = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**options))
         heads = range(whole.config.num_attention_heads)
         model = remove_heads(whole, torch.tensor([[head in of_layer for head in heads] for of_layer in kept]))
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.csgraph import maximum_flow
 
 from attattr.flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention, source_bound
 
@@ -73,6 +74,36 @@ def test_flow_is_that_of_networkx(seed, layers, tokens, causal):
     assert np.allclose(attention_flow(attention), expected / expected.sum(-1, keepdims=True), atol=1e-9)
     for layer in range(layers):
         assert np.abs(attention_flow(attention, layer, normalize=False).numpy() - expected[layer]).max() < 1e-9
+
+
+def test_what_the_integers_leave_is_counted_in_smaller_units(monkeypatch):
+    attention = random_attention(layers=5, tokens=8)
+    expected, coarse = attention_flow(attention, normalize=False), []
+    monkeypatch.setattr("attattr.flow.maximum_flow", lambda *given: (coarse.append(1), maximum_flow(*given))[1])
+    monkeypatch.setattr("attattr.flow.UNITS", 2**14)  # so that a flow in them is off by a thousandth
+    assert (attention_flow(attention, normalize=False) - expected).abs().max() < 1e-6
+    once = len(coarse)
+    monkeypatch.setattr("attattr.flow.UNITS", 2**30)
+    attention_flow(attention, normalize=False)
+    assert once >= 2 * (len(coarse) - once)
+
+
+@pytest.mark.parametrize("edges", [1, 300])
+def test_tokens_may_be_asked_about_one_by_one_or_some_at_once(edges, monkeypatch):
+    attention = random_attention(layers=4, tokens=7, sharpness=8)
+    attention[1] = (attention[1] * (attention[1] > 0.1)) / (attention[1] * (attention[1] > 0.1)).sum(-1, keepdim=True)  # some edges of 0
+    monkeypatch.setattr("attattr.flow.EDGES", edges)
+    expected = networkx_flows(attention_graph(attention), 4, 7)
+    assert np.abs(attention_flow(attention, normalize=False).numpy() - expected).max() < 1e-9
+
+
+def test_tokens_that_all_weigh_the_same_are_exact_though_every_rounding_goes_the_same_way():
+    groups = torch.arange(24) // 12
+    attention = torch.where(groups[:, None] == groups, 1.0, 3e-4).double()
+    attention = (attention / attention.sum(-1, keepdim=True)).expand(8, 1, 24, 24)
+    flow = attention_flow(attention, -1, normalize=False)
+    assert float(flow[0, 23]) == pytest.approx(nx.maximum_flow_value(attention_graph(attention), (8, 0), (0, 23)), abs=1e-9)
+    assert flow[0, 12:].max() - flow[0, 12:].min() < 1e-12
 
 
 def test_flow_is_that_of_the_authors_algorithm_and_of_two_layers_in_closed_form():

@@ -1,7 +1,11 @@
 """The embedded models load, unlike anything damaged, swapped or unknown."""
 
+import hashlib
 import json
+import re
 import shutil
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,16 +41,14 @@ def test_a_damaged_adapter_is_refused(tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(OSError, match=r"missing, damaged or swapped weight file .*adapter_model\.safetensors"):
+    with pytest.raises(OSError, match=r"missing, damaged or swapped file .*adapter_model\.safetensors"):
         attattr.load(folder)
 
 
 def test_a_missing_adapter_file_is_refused(tmp_path):
     folder = copy_of_the_adapter(tmp_path)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(
-        OSError, match=r"missing, damaged or swapped weight file .*adapter_model\.safetensors: its sha256 is that of no file"
-    ):
+    with pytest.raises(OSError, match=r"missing, damaged or swapped file .*adapter_model\.safetensors: its sha256 is that of no file"):
         attattr.load(folder)
 
 
@@ -58,9 +60,130 @@ def test_an_adapter_without_its_record_is_refused(tmp_path):
 
 
 def test_a_damaged_base_is_refused(monkeypatch):
-    monkeypatch.setattr(pretrained, "BASE_SHA256", "0" * 64)
+    monkeypatch.setitem(pretrained.SHA256, "base/model.safetensors", "0" * 64)
     with pytest.raises(OSError, match=r"model\.safetensors: its sha256 is 53aa51.*expected 000"):
         attattr.load("sst2")
+
+
+@pytest.mark.parametrize("file", sorted(path for path in pretrained.SHA256 if path.startswith(("base", "sst2"))))
+def test_no_file_of_what_is_embedded_can_be_another(file, monkeypatch, tmp_path):
+    """Whatever the other files say of it: a record that holds the new hash, too."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(attattr.data.data_folder(), tmp_path / "data", ignore=shutil.ignore_patterns("results", "examples"))
+    shutil.copytree(pretrained.embedded_base()[0], tmp_path / "package" / "model")
+    monkeypatch.setattr(pretrained, "data_folder", lambda: tmp_path / "data")
+    package = types.SimpleNamespace(origin=str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name, *_: package if name == pretrained.BASE_PACKAGE else None)
+    group, name = file.split("/")
+    path = tmp_path / "package" / "model" / name if group == "base" else tmp_path / "data" / "models" / group / name
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(shutil.copy2(__file__, tmp_path / "elsewhere"))  # a link is followed: what counts is what is read
+    with pytest.raises(OSError, match=rf"missing, damaged or swapped file .*{re.escape(name)}: its sha256 is"):
+        attattr.load("sst2")
+    path.unlink()
+    path.write_bytes(content + b" ")
+    if name == "adapter_model.safetensors":
+        record = path.with_name("training.json")
+        known = json.loads(record.read_text()) | {"sha256": hashlib.sha256(content + b" ").hexdigest()}
+        record.write_text(json.dumps(known))
+    with pytest.raises(OSError, match=r"missing, damaged or swapped file"):
+        attattr.load("sst2")
+
+
+def test_all_that_is_embedded_is_written_down():
+    models = attattr.data.data_folder() / "models"
+    there = {f"{path.parent.name}/{path.name}" for path in models.glob("*/*") if path.suffix in (".json", ".safetensors")}
+    assert {path for path in pretrained.SHA256 if not path.startswith("base/")} == there
+    for task in attattr.data.ALL_TASKS:
+        assert pretrained.adapter_folder(task) == models / task
+
+
+def test_a_tasks_name_is_the_embedded_model_whatever_folders_there_are(tmp_path, monkeypatch):
+    saved(tmp_path).rename(tmp_path / "sst2")
+    (tmp_path / "mnli").mkdir()  # as in a copy of GLUE
+    monkeypatch.chdir(tmp_path)
+    assert attattr.load("sst2")[0].config.num_hidden_layers == 6
+    assert attattr.load("mnli")[0].config.num_labels == 3
+    for name in ("./sst2", Path("sst2"), tmp_path / "sst2"):
+        assert attattr.load(name)[0].config.num_hidden_layers == 2
+    with pytest.raises(ValueError, match=r"cannot load './mnli'"):
+        attattr.load("./mnli")
+    with pytest.raises(ValueError, match=r"no folder rte: expected one that holds a model; an embedded model or a hub id is a string"):
+        attattr.load(Path("rte"))
+
+
+@pytest.mark.parametrize("kind", ["unheard-of", "bert"])
+@pytest.mark.parametrize("also", ["tokenizer", "model"])
+def test_code_that_comes_with_a_model_is_refused_and_does_not_run(kind, also, tmp_path, monkeypatch):
+    folder, marker = saved(tmp_path, model_type=kind), tmp_path / "it ran"
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')")
+    names = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")
+    for file in ("config.json", "tokenizer_config.json")[: 1 + (also == "tokenizer")]:
+        code = {name: [f"own.{name}"] * 2 if name == "AutoTokenizer" else f"own.{name}" for name in names}
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": code}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
+    with pytest.raises(ValueError, match=r"cannot load .*auto_map .*which is not run here"):
+        attattr.load(folder)
+    with pytest.raises((ValueError, OSError), match=r"auto_map|custom code"):
+        pretrained.load_base(attattr.data.find_task("sst2"), str(folder))
+    assert not marker.exists()
+
+
+def test_a_tokenizers_code_does_not_run(tmp_path, monkeypatch):
+    folder, marker = saved(tmp_path), tmp_path / "it ran"
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')")
+    path = folder / "tokenizer_config.json"
+    known = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    try:
+        attattr.load(folder)
+    except OSError as error:
+        assert "no tokenizer files" in str(error)
+    assert not marker.exists()
+
+
+def test_pickled_weights_are_not_opened(tmp_path):
+    folder = saved(tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save(bert(layers=2).state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"cannot load .*with weights in safetensors, not pickled"):
+        attattr.load(folder)
+
+
+def test_an_adapter_has_no_say_in_what_is_imported(tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"megatron_config": {}, "megatron_core": "own"}))
+    with pytest.raises(OSError, match=r"damaged training\.json or adapter_config\.json in .*unknown options \['megatron_config', 'meg"):
+        attattr.load(folder)
+
+
+DAMAGED = {"sha256": None, "task": ["sst2"], "base": 3}
+
+
+@pytest.mark.parametrize("key", DAMAGED)
+def test_a_damaged_record_is_an_oserror(key, tmp_path):
+    folder = copy_of_the_adapter(tmp_path)
+    path = folder / "training.json"
+    whole = json.loads(path.read_text())
+    lacking = {name: value for name, value in whole.items() if name != key}
+    for content in (lacking, whole | {key: DAMAGED[key]}, [whole], None):
+        path.write_text(json.dumps(content))
+        with pytest.raises(OSError, match=r"training\.json|swapped file"):
+            attattr.load(folder)
+    path.write_bytes(b"{" if key == "task" else b"\xff")
+    with pytest.raises(OSError, match=r"damaged training\.json"):
+        attattr.load(folder)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    for name in ("sst2", saved(tmp_path)):
+        state = torch.get_rng_state()
+        attattr.load(name)
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_without_the_package_the_base_is_the_pinned_hub_revision(monkeypatch):
@@ -91,6 +214,8 @@ def test_a_checkpoint_of_other_shape_is_refused(tmp_path):
         attattr.load(saved(tmp_path, intermediate_size=64))
     with pytest.raises(OSError, match=r"of other shape .*no weights for bert\.encoder\.layer\.2\."):
         attattr.load(saved(tmp_path, num_hidden_layers=3))
+    with pytest.raises(OSError, match=r"of other shape in .*model: no layer in its config for bert\.encoder\.layer\.1\..*such\)"):
+        attattr.load(saved(tmp_path, num_hidden_layers=1))
     with pytest.raises(OSError, match=r"has no weights for 'classifier': .*or one of other classes"):
         attattr.load(saved(tmp_path, id2label={"0": "dull", "1": "warm"}, label2id={"dull": 0, "warm": 1}))
     with pytest.raises(OSError, match=r"of other shape in .*intermediate"):

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Template
 
 from ...batches import Model, Tokenizer
-from ...pretrained import BASE_HUB_ID
+from ...pretrained import ADAPTER_OPTIONS, BASE_HUB_ID
 
 
 def write_model(model: Model, tokenizer: Tokenizer, output: Path, run: dict, accuracy: dict[str, dict]) -> None:
@@ -42,11 +42,9 @@ def training_record(folder: str | Path) -> dict[str, Any]:
 
 
 def trim_adapter_config(path: Path, base: str | None) -> None:
-    """Keep what every version of peft knows; the rest are defaults of the version that trained it, and paths of this machine."""
+    """Keep what every version of peft knows, and `attattr.load` takes; the rest are defaults of this version, and paths of this machine."""
     config = json.loads(path.read_text())
-    known = ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "target_modules", "modules_to_save", "inference_mode")
-    kept = {name: sorted(config[name]) if isinstance(config[name], list) else config[name] for name in known}
-    kept["exclude_modules"] = config["exclude_modules"]
+    kept = {name: sorted(config[name]) if isinstance(config[name], list) else config[name] for name in ADAPTER_OPTIONS}
     kept["base_model_name_or_path"] = base or BASE_HUB_ID
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
