@@ -1,14 +1,18 @@
 """Heads cut out of the weights: the same outputs as gated, a folder that only we load, and measured to be smaller."""
 
+import copy
 import json
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
-from toys import bert, family, inputs
+from toys import bert, family, inputs, tiny
 from transformers import MegatronBertConfig, MegatronBertForSequenceClassification
 
 import attattr
-from attattr.removal import MODEL_TYPE
+from attattr.removal import MODEL_TYPE, load_cut
 
 TEXTS = ["a warm and moving film .", "never boring , never long , and very funny ."]
 
@@ -20,10 +24,12 @@ def some_heads(layers, heads, seed=0):
     return keep
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet"])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_the_smaller_model_computes_what_the_gated_one_does(name, implementation):
-    model = family(name)
+    if (name, implementation) == ("mpnet", "sdpa"):
+        pytest.skip("MPNet writes its attention out")
+    model = tiny(name) if name == "mpnet" else family(name)
     model.set_attn_implementation(implementation)
     keep = some_heads(3, 4)
     smaller, batch = attattr.remove_heads(model, keep), inputs([7, 4])
@@ -58,6 +64,32 @@ def test_a_saved_smaller_model_is_loaded_by_us_and_refused_by_transformers(tmp_p
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         BertForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet"])
+def test_a_smaller_model_is_pickled_copied_and_saved_in_shards(name, tmp_path):
+    keep, batch = some_heads(3, 4), inputs([7, 4])
+    smaller = attattr.remove_heads(tiny(name), keep)
+    smaller.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    for copied in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller)), load_cut(tmp_path).eval()):
+        assert copied.config is not smaller.config
+        assert copied.config.to_dict() == smaller.config.to_dict()
+        assert copied.config.model_type == MODEL_TYPE
+        with torch.no_grad():
+            assert torch.equal(copied(**batch).logits, smaller(**batch).logits)
+        with pytest.raises(ValueError, match="heads were cut out of"):
+            attattr.remove_heads(copied, keep)
+    next(tmp_path.glob("model-00002*")).unlink()
+    with pytest.raises(OSError, match="missing, damaged"):
+        load_cut(tmp_path)
+
+
+def test_a_pickle_is_read_where_nothing_was_cut_before(tmp_path):
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(attattr.remove_heads(bert(), some_heads(3, 4))))
+    script = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).config.kept_heads)"
+    found = subprocess.run([sys.executable, "-c", script, tmp_path / "model.pickle"], capture_output=True, text=True)
+    assert found.stdout.strip() == str([row.nonzero()[:, 0].tolist() for row in some_heads(3, 4)]), found.stderr
 
 
 def test_weights_that_do_not_fit_the_heads_or_are_missing_are_an_oserror(tmp_path):
