@@ -323,7 +323,7 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) 
     decoder: list[Any] = []
 
     def keep(layer: int, context: Tensor, weights: Weights) -> Tensor:
-        seen.append((*weights(), context))
+        seen.append((*weights(), context.clone()))  # Nyströmformer adds to it in place
         within.append(list(inside))
         return context
 

@@ -294,6 +294,7 @@ INLINE = (
     "roformer",
 )
 MORE = ("squeezebert", "big_bird", "modernbert", "gemma3_text", "qwen3", "esm", "t5", "bart", "mvp")
+MORE += ("nystromformer",)  # full attention by default, as many landmarks as places in a segment; it adds to the context in place
 
 
 @pytest.mark.parametrize("kind", INLINE + MORE)
@@ -326,10 +327,9 @@ def test_a_model_without_attention_is_refused():
     assert same_state(before, state(model))
 
 
-@pytest.mark.parametrize("name", ["longformer", "nystromformer"])
-def test_attention_that_is_not_between_all_tokens_is_refused(name):
-    with pytest.raises((TypeError, ValueError), match=r"attention of \d+ queries to \d+ keys|not its attention times its values"):
-        tap.record(tiny(name), inputs([9]))
+def test_attention_that_is_not_between_all_tokens_is_refused():
+    with pytest.raises(TypeError, match=r"attention of \d+ queries to \d+ keys"):
+        tap.record(tiny("longformer"), inputs([9]))
 
 
 def test_nan_weights_are_refused():
