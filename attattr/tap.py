@@ -416,6 +416,7 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
     """Refuse attention that the attribution of contexts cannot tell of."""
     name = type(model).__name__
     heads = [attention.shape[1] for attention, _, _ in seen]
+    sizes = {attention.shape[2] for attention, _, _ in seen} if getattr(text_config(model), "is_encoder_decoder", False) else set()
     if len(set(heads)) > 1:
         raise ValueError(f"layers with {heads} heads in {name}: expected as many in each; if heads were cut out, explain the whole model")
     for layer, (attention, value, context) in enumerate(seen):
@@ -424,7 +425,7 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
             raise TypeError(
                 f"attention of {len(attention)} rows in layer {layer} of {name}, for {rows} examples: expected one row for each"
             )
-        if queries != keys and not getattr(text_config(model), "is_encoder_decoder", False):
+        if queries != keys and keys not in sizes:  # of an encoder-decoder, keys are tokens of another layer
             raise TypeError(f"attention of {queries} queries to {keys} keys in layer {layer} of {name}: expected all tokens to all tokens")
         gap = (torch.einsum("bhnk,bhkd->bnhd", attention, value) - context).abs().amax()
         if gap > torch.finfo(context.dtype).eps ** 0.5 * context.abs().amax():
