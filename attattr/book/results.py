@@ -1,7 +1,7 @@
 """Measured results as tidy tables: one row a measurement, provenance in ``.attrs``.
 
-A result is ``data/results/NAME-TASK.json``: the provenance, and the table column by column. Here, and nowhere else, stands which
-columns each table has. Layers count from 0.
+A result is ``data/results/NAME-TASK.json``, or ``NAME.json`` where it is of no task: the provenance, and the table column by column.
+Here, and nowhere else, stands which columns each table has. Layers count from 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..data import data_folder, one_of
 from ..triggers import Trigger
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
-COLUMNS = {  # beside ``task``, which is the first of every table
+COLUMNS = {  # beside ``task``, which is the first of every table of a task
     "accuracy": ("split", "measure", "class", "rows", "value"),
     "certificate": ("text", "tokens", "layer", "rule", "evaluations", "error", "reported", "certified"),
     "fig3": ("scope", "by", "draw", "first", "removed", "texts", "right", "accuracy"),
@@ -35,6 +35,7 @@ COLUMNS = {  # beside ``task``, which is the first of every table
     "flow-correlations": ("model", "measure", "method", "layer", "reading", "against", "share", "value", "low", "high", "texts"),
     "saturation": ("model", "tokens", "bound", "layer", "share", "low", "high"),
     "paper": ("trigger", "class", "percent"),
+    "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
 
@@ -85,10 +86,10 @@ def trigger_of(row: Mapping[str, Any]) -> Trigger:
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The columns of a table of its kind, the first part of the file's name."""
-    kind = path.stem.rpartition("-")[0]
-    one_of(f"kind of result in {path}:", kind, COLUMNS)
-    return ("task", *COLUMNS[kind])
+    """The columns of a table of its kind: the file's name, but for the task that it ends in."""
+    kind, _, task = path.stem.rpartition("-")
+    one_of(f"kind of result in {path}:", kind or task, COLUMNS)
+    return ("task", *COLUMNS[kind]) if kind else COLUMNS[task]
 
 
 def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Path:
