@@ -38,7 +38,6 @@ from toys import OF_KIND, SMALL, inputs
 
 from attattr import tap
 from attattr.attribution import integrate
-from attattr.book.reproduce.running import resumable
 from attattr.book.results import columns_of, write_result
 from attattr.book.training.model_folder import versions
 from attattr.data import data_folder
@@ -222,7 +221,6 @@ def attempt(kind: str) -> dict[str, Any]:
         row["reason"] = "its process died"
     process.kill()
     process.join()
-    logging.info("%s", json.dumps(row))
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -233,12 +231,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=data_folder() / "results" / "families.json")
     options = parser.parse_args()
     names = columns_of(options.output)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     made_of = [Path(tap.__file__), Path(sys.modules[integrate.__module__].__file__), Path(__file__)]
     told = json.dumps([versions(), options.types]).encode()
     key = sha256(b"".join(path.read_bytes() for path in made_of) + told).hexdigest()[:12]
     part = options.output.with_name(f".{options.output.stem}-{key}.jsonl")
-    done = resumable(part, "families", options.types, attempt)
+    lines = part.read_text().splitlines(keepends=True) if part.is_file() else []
+    done = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have left half a line
+    for number, kind in enumerate(options.types[len(done) :], len(done) + 1):
+        done.append(attempt(kind))
+        part.write_text("".join(json.dumps(row) + "\n" for row in done))
+        logging.info("%d of %d: %s", number, len(options.types), json.dumps(done[-1]))
     rows = [{name: row.get(name) for name in names} for row in done]
     chosen = "" if options.types is TYPES else " --types " + " ".join(options.types)
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
