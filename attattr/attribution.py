@@ -22,7 +22,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -94,7 +94,10 @@ def attribute(
     options = Options(rules_of(method, steps), tolerance, layers, heads)
     texts, many = check_texts(text, columns)
     texts = shortened(model, tokenizer, texts) if truncation else texts
-    alone = callable(target) or getattr(model, "get_output_embeddings", lambda: None)() is not None  # a vocabulary of numbers for each
+    alone = (
+        any(map(callable, target if isinstance(target, list) else [target]))
+        or getattr(model, "get_output_embeddings", lambda: None)() is not None
+    )  # a vocabulary of numbers for each
     given = batches(model, tokenizer, texts, 1 if alone else TOKENS_PER_PASS // 16)
     found = attribute_batches(model, tokenizer, given, texts, target, options, progress)
     found = [replace(att, **words_of(tokenizer, att.text, att.tokens)) for att in found]
@@ -181,6 +184,7 @@ def attribute_batches(
     progress: bool = False,
 ) -> list[Attribution]:
     """The `Attribution` of every text of some batches, in the order of the texts; warns of those that the last rule does not certify."""
+    target = target.tolist() if hasattr(target, "tolist") else target
     targets = target if isinstance(target, list) else [target] * len(texts)
     if len(targets) != len(texts):
         raise ValueError(f"{len(targets)} targets for {len(texts)} texts: expected one, or a list with one for each text")
@@ -327,7 +331,8 @@ def integrate(
     rounding = 8 * torch.finfo(recording.context[0].dtype).eps  # no rule is more exact than the numbers it adds up
     for number, current in enumerate(rules):
         place, example = unsettled.T.nonzero(as_tuple=True)
-        mean_gradient = path_integrals(model, recording, targets, example, chosen[place], current, own)
+        moved = difference[example, place].abs() > 1e-3
+        mean_gradient = path_integrals(model, recording, targets, example, chosen[place], current, own, moved)
         for p, (b, k) in enumerate(zip(example.tolist(), place.tolist(), strict=True)):
             attention, value = (widened(part[chosen[k]][b]) for part in (recording.attention, recording.value))
             of_layer = mean_gradient[:, p, : attention.shape[1], :, : value.shape[2]]
@@ -348,9 +353,19 @@ def integrate(
 
 
 def path_integrals(
-    model: nn.Module, recording: Recording, targets: Tensor, example: Tensor, layer: Tensor, current: Rule, own: Map = softmax
+    model: nn.Module,
+    recording: Recording,
+    targets: Tensor,
+    example: Tensor,
+    layer: Tensor,
+    current: Rule,
+    own: Map,
+    moved: Bool[Tensor, " P"],
 ) -> Float[Tensor, "W P N H d"]:
-    """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights."""
+    """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights.
+
+    Raises ``TypeError`` if F has no gradient where it is ``moved`` by the layer.
+    """
     weights = current.weights.to(widened(recording.context[0]))
     tokens, size = (max(context.shape[side] for context in recording.context) for side in (1, 3))
     total = weights.new_zeros(len(weights), len(example), tokens, recording.context[0].shape[2], size)
@@ -363,10 +378,12 @@ def path_integrals(
         with torch.enable_grad():
             logits, leaves = replay(model, recording, example[p], layer[p], current.nodes.to(weights)[k])
             decided = decision_value(logits, targets[example[p]], own)
-            if not decided.requires_grad:
-                raise TypeError(f"F of {type(model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
             used = [leaf for leaf in leaves if len(leaf)]
-            gradients = torch.autograd.grad(decided.sum(), used, allow_unused=True, materialize_grads=True)
+            found = torch.autograd.grad(decided.sum(), used, allow_unused=True) if decided.requires_grad else [None] * len(used)
+        lost = torch.tensor([gradient is None for gradient in found])[layer[p].unique_consecutive(return_inverse=True)[1].cpu()]
+        if moved[p][lost].any():
+            raise TypeError(f"F of {type(model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
+        gradients = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(used, found, strict=True)]
         padded = [torch.nn.functional.pad(g, (0, size - g.shape[3], 0, 0, 0, tokens - g.shape[1])) for g in gradients]
         total.index_add_(1, p, weights[:, k, None, None, None] * torch.cat(padded).to(weights.dtype))
     return total

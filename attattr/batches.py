@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,9 +56,13 @@ def table_of(rows: Rows) -> pandas.DataFrame | None:
     """Rows that have columns, as a table; None if they have none, so that each may be a text."""
     if isinstance(rows, pandas.DataFrame):
         return rows
+    if hasattr(rows, "column_names") and isinstance(rows, Mapping):
+        raise TypeError(f"the splits {list(rows)}: expected the rows of one of them")
     if hasattr(rows, "column_names"):
         return rows.to_pandas()
-    listed = isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)
+    if isinstance(rows, Mapping) and any(isinstance(part, str) for part in rows.values()):
+        return pandas.DataFrame([rows])  # one row
+    listed = isinstance(rows, list | tuple) and rows and all(isinstance(row, Mapping) for row in rows)
     return pandas.DataFrame(rows) if listed or isinstance(rows, Mapping) else None
 
 
@@ -133,20 +137,22 @@ def texts_and_labels(
     Raises:
         ValueError: no rows or columns, an empty text, a label that is not one of the model's, a model that does not choose one class.
     """
-    table, ours = table_of(rows), class_names(model)
+    table = table_of(rows)
     if table is None or not len(table):
         raise ValueError("no rows: expected at least one example with its label, in a table with columns of texts and labels")
-    if own_map(model, len(ours))[0] != "probability":
-        raise ValueError(f"{type(model).__name__} does not choose one of its classes {ours}: expected a model of single labels")
     if label not in table.columns:
         raise ValueError(f"rows with the columns {list(table.columns)}: expected {label!r}, or label= with the one of the labels")
     texts, given = texts_of(rows, columns), table[label].tolist()
-    called = {name.lower(): number for number, name in enumerate(ours)}
+    texts = shortened(model, tokenizer, texts) if truncation else texts
+    ours = class_names(model, forward(model, batches(model, tokenizer, texts[:1], 1)).shape[1])
+    if own_map(model, len(ours))[0] != "probability":
+        raise ValueError(f"{type(model).__name__} does not choose one of its classes {ours}: expected a model of single labels")
+    called = {name.lower(): number for number, name in enumerate(ours)} | {name: number for number, name in enumerate(ours)}
 
     def meant(one: Any) -> int | None:
-        mapped = (names or {}).get(one, one)
+        mapped = names[one] if isinstance(one, Hashable) and one in (names or {}) else one
         if isinstance(mapped, str):
-            mapped = called.get(mapped.lower(), int(mapped) if mapped.isdecimal() else None)
+            mapped = called.get(mapped, called.get(mapped.lower(), int(mapped) if mapped.isdecimal() else None))
         return None if isinstance(mapped, bool) or mapped not in range(len(ours)) else int(mapped)
 
     theirs = getattr(getattr(rows, "features", {}).get(label), "names", None)
@@ -159,7 +165,7 @@ def texts_and_labels(
         number = labels.index(None)
         expected = f"0 to {len(ours) - 1}, the classes {ours}, or names= with what it means"
         raise ValueError(f"row {number} has label {given[number]}: expected {expected}")
-    return shortened(model, tokenizer, texts) if truncation else texts, [label for label in labels if label is not None]
+    return texts, [label for label in labels if label is not None]
 
 
 def length_limit(model: Model, tokenizer: Tokenizer) -> int:
@@ -187,6 +193,8 @@ def shortened(model: Model, tokenizer: Tokenizer, texts: Sequence[Text]) -> list
 def batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], max_tokens: int) -> list[Batch]:
     """Batches of at most ``max_tokens`` padded tokens (or of one text), shortest texts first."""
     check_parameters(model)
+    if not hasattr(tokenizer, "model_max_length"):
+        raise TypeError(f"{type(tokenizer).__name__} is no tokenizer of transformers: expected the model's own, as AutoTokenizer loads it")
     limit = length_limit(model, tokenizer)
     encoded = [encode(tokenizer, text, number) for number, text in enumerate(texts)]
     for number, (text, item) in enumerate(zip(texts, encoded, strict=True)):
@@ -245,7 +253,12 @@ def collate(model: Model, tokenizer: Tokenizer, index: Sequence[int], encoded: S
     config, takes = text_config(model), inspect.signature(model.forward).parameters
     lengths = [len(item["input_ids"]) for item in encoded]
     named = [getattr(config, "pad_token_id", None), tokenizer.pad_token_id]
-    filler = {"input_ids": next((one for one in named if one is not None), 0)}
+    vocabulary = getattr(config, "vocab_size", None) or torch.inf
+    last = max(max(item["input_ids"]) for item in encoded)
+    if last >= vocabulary:
+        token = f"{tokenizer.convert_ids_to_tokens(last)!r}, number {last}"
+        raise ValueError(f"token {token}, is none of the model's {vocabulary}: expected its own tokenizer, or more embeddings")
+    filler = {"input_ids": next((one for one in named if one is not None and 0 <= one < vocabulary), 0)}
     device = next(model.parameters()).device
 
     def column(name: str) -> Int[Tensor, "B N"]:
@@ -329,4 +342,8 @@ def forward(model: Model, given: Sequence[Batch], keep: Bool[Tensor, "*_"] | Non
         mine = keep if keep is None or keep.ndim == 2 else keep[list(batch.index)]
         with torch.no_grad(), nullcontext() if mine is None else gated(model, mine.to(model.device)):
             logits.append(logits_of(model, batch.inputs).cpu())
+        if logits[-1].ndim != 2:
+            raise TypeError(
+                f"{type(model).__name__} gives logits of shape {tuple(logits[-1].shape)}: expected a classifier, a row for each text"
+            )
     return torch.cat(logits)[order.argsort()]

@@ -106,6 +106,7 @@ class Attribution:
 
         Raises ``ValueError`` where words are not known, or tokens were replaced since.
         """
+        one_text(self)
         if len(self.word_of) != len(self.tokens) or self.scores.shape[2:] != (len(self.tokens),) * 2:
             raise ValueError(f"{len(self.tokens)} tokens, and words of {len(self.word_of)}: expected what `attribute` gave for a text")
         member = torch.nn.functional.one_hot(torch.tensor(self.word_of)).to(self.scores)
@@ -142,6 +143,13 @@ def chained(att: Attribution) -> Attribution:
         found = ", ".join(f"{kind} {number}" for kind, number in zip(att.kinds, att.layers, strict=True))
         expected = "all heads of layers of one kind, from 0 up, each of which reads the one below: att.of_kind('encoder'), for one"
         raise ValueError(f"the layers {found}{f' and the heads {list(att.heads)}' if att.heads else ''}: expected {expected}")
+    return att
+
+
+def one_text(att: Attribution) -> Attribution:
+    """The attribution itself; a ``ValueError`` if its layers are among the tokens of two texts, an encoder's and a decoder's."""
+    if att.decoder_tokens:
+        raise ValueError(f"layers among the tokens of an encoder and of a decoder: expected one kind, as att.of_kind({att.kinds[0]!r})")
     return att
 
 

@@ -65,6 +65,8 @@ def class_names(model: nn.Module, outputs: int | None = None) -> list[str]:
     """
     found = getattr(getattr(model, "config", None), "id2label", None) or {number: str(number) for number in range(outputs or 0)}
     count = len(found) if outputs is None else outputs
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no names for its classes: expected them in its config.id2label")
     if set(found) != set(range(count)) or len({*found.values()}) != count:
         raise ValueError(f"config.id2label is {found}: expected a name for each of the ids 0 to {count - 1}, and none twice")
     return [str(found[number]) for number in range(count)]

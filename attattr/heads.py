@@ -72,6 +72,7 @@ def head_importance(
     """
     if method not in METHODS_OF_IMPORTANCE:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS_OF_IMPORTANCE))}")
+    layers_and_heads(model)
     texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
@@ -89,6 +90,10 @@ def head_importance(
 
 def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "B L H"]:
     """The largest entry of each head, without padding: max Attr_h(A) for the gold label (Eq. 5), or max A_h."""
+    if values.shape[-1] != batch.width:
+        raise ValueError(
+            f"attention among {values.shape[-1]} tokens, and inputs of {batch.width}: expected as many, no tokens of the model's own"
+        )
     return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
 
 

@@ -27,12 +27,12 @@ from scipy import stats
 from torch import Tensor
 
 from .batches import TOKENS_PER_PASS, Model, Text, Tokenizer, batches, check_texts
-from .connections import Attribution, within
+from .connections import Attribution, chained, one_text, within
 from .decision import decide, decision_value, read
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
 from .quadrature import rule
-from .tap import GRADIENT_SCALE, run
+from .tap import GRADIENT_SCALE, check_parameters, gradients_of, run
 
 Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 
@@ -70,6 +70,7 @@ def read_row(att: Attribution, matrices: Float[Tensor, "L N N"], row: int | str 
     >>> classifier_row(att), rollout.shape, round(float(rollout[-1].sum()), 4)
     (0, torch.Size([6, 8]), 1.0)
     """
+    one_text(att)
     tokens = matrices.shape[-1]
     if row == "max":
         return matrices.amax(-2)
@@ -101,6 +102,7 @@ class Words:
     """One text as a model takes it that starts from word embeddings, and F of it, once every check of the text and the class is passed."""
 
     def __init__(self, model: Model, tokenizer: Tokenizer, text: Text, target: Any) -> None:
+        check_parameters(model)
         self.model, self.tokenizer, self.ordinary = model, tokenizer, ordinary_tokens(tokenizer, text)
         if "inputs_embeds" not in inspect.signature(model.forward).parameters:
             raise TypeError(f"{type(model).__name__} takes no inputs_embeds: expected a model that can start from word embeddings")
@@ -144,7 +146,7 @@ class Words:
                 logits = self.read(run(self.model, inputs), torch.zeros(len(some)).long())
                 value = decision_value(logits, self.decision.targets.expand(len(some), -1), self.decision.own)
                 if gradient:
-                    value = torch.autograd.grad(value.sum() * GRADIENT_SCALE, leaf)[0].double() / GRADIENT_SCALE
+                    value = gradients_of(value.sum() * GRADIENT_SCALE, [leaf])[0].double() / GRADIENT_SCALE
                 found.append(value.cpu())
         return torch.cat(found)
 
@@ -248,18 +250,18 @@ def blank_out(model: Model, tokenizer: Tokenizer, text: Text, target: Any = "pre
 # its sign, or their absolute values with the size of the change. The others are never negative.
 SIGNED: dict[str, Relevance] = {
     "attribution, its row": lambda model, tokenizer, att: read_row(att, att.scores.sum(1)),
-    "attribution, all rows": lambda model, tokenizer, att: att.scores.sum((1, 2)),
-    "attribution, all layers": lambda model, tokenizer, att: att.scores.sum((0, 1, 2)),
+    "attribution, all rows": lambda model, tokenizer, att: one_text(att).scores.sum((1, 2)),
+    "attribution, all layers": lambda model, tokenizer, att: one_text(att).scores.sum((0, 1, 2)),
     "gradient × input": lambda model, tokenizer, att: gradient_times_input(model, tokenizer, att.text, att.target),
     "integrated gradients": lambda model, tokenizer, att: integrated_gradients(model, tokenizer, att.text, att.target),
     "blank-out": lambda model, tokenizer, att: blank_out(model, tokenizer, att.text, att.target),
 }
 RELEVANCES: dict[str, Relevance] = SIGNED | {
     "raw attention": lambda model, tokenizer, att: read_row(att, att.attention.mean(1)),
-    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(att.attention)),
-    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(att.attention)),
-    "rollout of attribution": lambda model, tokenizer, att: read_row(att, attention_rollout(scores_as_attention(att.scores))),
-    "flow of attribution": lambda model, tokenizer, att: read_row(att, attention_flow(scores_as_attention(att.scores))),
+    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(chained(att).attention)),
+    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(chained(att).attention)),
+    "rollout of attribution": lambda model, tokenizer, att: read_row(att, attention_rollout(scores_as_attention(chained(att).scores))),
+    "flow of attribution": lambda model, tokenizer, att: read_row(att, attention_flow(scores_as_attention(chained(att).scores))),
     "gradient": lambda model, tokenizer, att: input_gradient(model, tokenizer, att.text, att.target),
 }
 

@@ -242,8 +242,16 @@ def context_gradients(
 
     with torch.enable_grad(), tapped(model, probe):
         total = objective(widened(logits_of(model, inputs)))
-    gradients = torch.autograd.grad(total * GRADIENT_SCALE, probes)
+    gradients = gradients_of(total * GRADIENT_SCALE, probes)
     return [(widened(c), widened(g) / GRADIENT_SCALE) for c, g in zip(contexts, gradients, strict=True)]
+
+
+def gradients_of(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of a number, zeros where it does not depend on a leaf; a ``TypeError`` where it depends on none by any gradient."""
+    found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
+    if all(gradient is None for gradient in found):
+        raise TypeError("the model's output has no gradient: expected layers that have one (int8 ones have not)")
+    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found, strict=True)]
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -286,6 +294,7 @@ def check_numbers(fit: Tensor, values: Tensor, name: str, expected: str) -> None
 
 def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     """How many layers and heads the model's configuration says that it has; a ``ValueError`` if heads were cut out of it."""
+    check_parameters(model)
     config = text_config(model)
     if hasattr(config, "kept_heads"):
         raise ValueError(f"heads were cut out of this {type(model).__name__}: expected the whole model")
@@ -395,12 +404,12 @@ def check_parameters(model: nn.Module) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
     wrapped = {
         "model": not isinstance(model, nn.Module),
-        "module": isinstance(model, nn.DataParallel),
+        "module": isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
         "_orig_mod": hasattr(model, "_orig_mod"),
     }
     for name in (name for name, found in wrapped.items() if found):
         raise TypeError(f"{type(model).__name__} is not the model itself: expected its .{name}")
-    for name, parameter in model.named_parameters():
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if parameter.is_meta:
             raise TypeError(f"{name} is on the device 'meta', as after cpu_offload: expected the whole model in memory, so load it without")
         if parameter.is_inference():

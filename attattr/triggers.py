@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .attribution import Options, attribute, attribute_batches
 from .batches import Batch, Model, Rows, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
-from .connections import Attribution, strongest_connections
+from .connections import Attribution, one_text, strongest_connections
 from .data import one_of
 from .decision import class_names
 from .quadrature import rules_of
@@ -178,7 +178,7 @@ def candidates(
     found: list[Trigger | None] = []
     for at in tqdm(range(0, len(given), CHUNK), desc=f"mine by {values}", unit=f"{CHUNK} texts", disable=not progress):
         for att in attribute(model, tokenizer, given[at : at + CHUNK], steps=STEPS if values == "attribution" else 1):
-            strength = att.scores if values == "attribution" else att.attention
+            strength = one_text(att).scores if values == "attribution" else att.attention
             may = allowed(tokenizer, att.text, words, word_pieces)
             found.append(candidate(tokenizer, att, strength.masked_fill(~may, -torch.inf), score))
     return found
