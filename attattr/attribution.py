@@ -137,11 +137,13 @@ def attribute_inputs(
     'positive'
     """
     options = Options(rules_of(method, steps), tolerance, layers, heads)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs of type {type(inputs).__name__}: expected tensors by name, with a row for each example")
     counts = {name: len(given) for name, given in inputs.items() if isinstance(given, Tensor) and given.ndim}
     rows = next(iter(counts.values()), 0)
     if not rows:
         raise ValueError(f"inputs {list(inputs)}: expected tensors by name, with a row for each example")
-    names: list[Any] = [None] * rows if tokens is None else [tokens] if isinstance(tokens[0], str) else list(tokens)
+    names: list[Any] = [None] * rows if tokens is None else [tokens] if all(isinstance(one, str) for one in tokens) else list(tokens)
     if len(names) != rows:
         raise ValueError(f"tokens of {len(names)} examples for {rows} rows of {counts}: expected a list of tokens for each row")
     given = [one_row(inputs, row, rows, of_row) for row, of_row in enumerate(names)]
@@ -155,6 +157,8 @@ def one_row(inputs: Mapping[str, Any], row: int, rows: int, tokens: Sequence[str
     mask, ids = one.get("attention_mask"), one.get("input_ids")
     width = next((part.shape[1] for part in (mask, ids) if isinstance(part, Tensor) and part.ndim == 2), len(tokens or ()))
     real = mask[0].nonzero()[:, 0].tolist() if isinstance(mask, Tensor) and mask.ndim == 2 else list(range(width))
+    if width and not real:
+        raise ValueError(f"the attention_mask hides all tokens of row {row}: expected at least one")
     if tokens is not None and len(tokens) != len(real):
         raise ValueError(f"{len(tokens)} tokens for the {len(real)} of row {row}: expected a name for each that its mask does not hide")
     return Batch((row,), one, (tuple(tokens or map(str, real)),), (tuple(real),), width)
@@ -251,7 +255,7 @@ def attribute_batch(
 def some_of(name: str, asked: Any, count: int) -> list[int]:
     """Which of so many layers or heads are asked for, in their order; all for None."""
     found = range(count) if asked is None else list(asked) if np.ndim(asked) == 1 else []
-    if not found or not all(isinstance(one, int | np.integer) and 0 <= one < count for one in found):
+    if not found or not all(isinstance(one, int | np.integer) and not isinstance(one, bool) and 0 <= one < count for one in found):
         raise ValueError(f"{name}={asked!r}: expected a list of some of 0 to {count - 1}, or None for all")
     return sorted({int(one) for one in found})
 

@@ -132,7 +132,7 @@ def decide(model: nn.Module, tokenizer: Any, outputs: Any, logits: Float[Tensor,
     if len({len(pair) for pair in pairs}) > 1 or len(pairs[0]) > 2:
         raise ValueError(f"targets {list(targets)}: expected one token for every text, or two for every text")
     numbers: list[list[int]] = [[number(one, best) for one in pair] for pair, best in zip(pairs, bests, strict=True)]
-    called = names if names else {one: tokenizer.convert_ids_to_tokens(one) if tokenizer else str(one) for pair in numbers for one in pair}
+    called = names if names else {one: (tokenizer and tokenizer.convert_ids_to_tokens(one)) or str(one) for pair in numbers for one in pair}
     quantity, own = (("logit", "difference of logits")[len(pairs[0]) - 1], raw) if of_tokens else own_map(model, count)
     labels = tuple(" − ".join(called[one] for one in pair) for pair in numbers)
     return Decision(quantity, own, torch.tensor(numbers).to(logits.device), labels, None if of_tokens else own(logits.double()))

@@ -262,8 +262,14 @@ def widened(tensor: Tensor) -> Tensor:
 def run(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """What the model gives, without dropout: its outputs by name, also where its configuration asks for a tuple."""
     by_name = {} if getattr(getattr(model, "config", None), "return_dict", True) else {"return_dict": True}
-    with evaluating(model):
-        return model(**inputs, **by_name)
+    try:
+        with evaluating(model):
+            return model(**inputs, **by_name)
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        given = {name: tuple(part.shape) if isinstance(part, Tensor) else part for name, part in inputs.items()}
+        raise ValueError(f"{type(model).__name__} cannot take inputs of these shapes, types or numbers, {given}: {error}") from error
 
 
 def logits_in(outputs: Any, example: Tensor | None = None) -> Tensor:
