@@ -150,7 +150,7 @@ def texts_and_labels(
     called = {name.lower(): number for number, name in enumerate(ours)} | {name: number for number, name in enumerate(ours)}
 
     def meant(one: Any) -> int | None:
-        mapped = names[one] if isinstance(one, Hashable) and one in (names or {}) else one
+        mapped: Any = names[one] if names and isinstance(one, Hashable) and one in names else one
         if isinstance(mapped, str):
             mapped = called.get(mapped, called.get(mapped.lower(), int(mapped) if mapped.isdecimal() else None))
         return None if isinstance(mapped, bool) or mapped not in range(len(ours)) else int(mapped)

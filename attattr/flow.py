@@ -31,6 +31,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .connections import Attribution, chained
 from .tap import check_numbers
 
 ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
@@ -41,11 +42,11 @@ UNITS = 2**30 - 1  # of capacity: an edge that was full may fill the other way, 
 EDGES = 50_000  # in one call of scipy's, which takes its time for a few, too: more do not fit a processor's cache
 
 
-def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool = False) -> Float[Tensor, "*L N N"]:
+def attention_rollout(attention: Tensor | Attribution, layer: int | None = None, causal: bool = False) -> Float[Tensor, "*L N N"]:
     """Attention rollout: the product of the layers' attention matrices, each with its residual connection.
 
     Args:
-        attention: softmax probabilities of one text, L H N N; or L N N, averaged over heads already.
+        attention: softmax probabilities of one text, L H N N; or L N N, averaged over heads already; or an `Attribution`, of one stack.
         layer: one layer, counted from 0 (or from the top, from -1 down), instead of all.
         causal: for a decoder, where the first tokens gain by being seen by most: divide by the receptive field. Each entry
             is divided by what it would be if every token attended evenly to all that it can see, and rows are made to sum to 1
@@ -69,7 +70,7 @@ def attention_rollout(attention: Tensor, layer: int | None = None, causal: bool 
 
 
 def attention_flow(
-    attention: Tensor, layer: int | None = None, normalize: bool = True, causal: bool = False, progress: bool = True
+    attention: Tensor | Attribution, layer: int | None = None, normalize: bool = True, causal: bool = False, progress: bool = True
 ) -> Float[Tensor, "*L N N"]:
     """Attention flow: the exact maximum flow from every node to every input token, one pair at a time.
 
@@ -93,12 +94,15 @@ def attention_flow(
     return mixed(attention, layer, causal, normalize, partial(maximum_flows, progress=progress))
 
 
-def mixed(attention: Tensor, layer: int | None, causal: bool, normalize: bool, mix: Callable[..., np.ndarray]) -> Float[Tensor, "*L N N"]:
+def mixed(
+    attention: Tensor | Attribution, layer: int | None, causal: bool, normalize: bool, mix: Callable[..., np.ndarray]
+) -> Float[Tensor, "*L N N"]:
     """What ``mix`` makes of Ã in the layers wanted, in the type of the attention: the checks and options of rollout and of flow."""
+    attention = chained(attention).attention if isinstance(attention, Attribution) else attention
     adjusted = adjusted_attention(attention)
     layers = range(len(adjusted))
-    if layer is not None and layer not in range(-len(layers), len(layers)):
-        raise ValueError(f"layer={layer}: expected a number from 0 to {layers[-1]}, or from -1 (the top) down to {-len(layers)}")
+    if layer is not None and not (isinstance(layer, int | np.integer) and -len(layers) <= layer < len(layers)):
+        raise ValueError(f"layer={layer!r}: expected a number from 0 to {layers[-1]}, or from -1 (the top) down to {-len(layers)}")
     wanted = list(layers) if layer is None else [layers[layer]]
     found = mix(adjusted, wanted)
     if causal:
@@ -206,7 +210,7 @@ def adjusted_attention(attention: Tensor) -> Float[np.ndarray, "L N N"]:
     none_negative = f"softmax probabilities, none negative; {for_scores}, which clips them at 0 and makes rows sum to 1"
     check_numbers(attention >= 0, attention, "attention", none_negative)
     sums = attention.double().sum(-1)
-    whole_rows = f"1, softmax probabilities of all the tokens of one text, not cut and without dropout; {for_scores}"
+    whole_rows = f"1, softmax probabilities of all the tokens of one text, not cut, without dropout and with no sink that takes a share; {for_scores}"
     check_numbers((sums - 1).abs() <= ROUNDING, sums, "the sum of the row attention", whole_rows)
     return normalized(weights.mean(1).numpy() + np.eye(weights.shape[-1]))
 

@@ -258,8 +258,8 @@ SIGNED: dict[str, Relevance] = {
 }
 RELEVANCES: dict[str, Relevance] = SIGNED | {
     "raw attention": lambda model, tokenizer, att: read_row(att, att.attention.mean(1)),
-    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(chained(att).attention)),
-    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(chained(att).attention)),
+    "rollout": lambda model, tokenizer, att: read_row(att, attention_rollout(att)),
+    "flow": lambda model, tokenizer, att: read_row(att, attention_flow(att)),
     "rollout of attribution": lambda model, tokenizer, att: read_row(att, attention_rollout(scores_as_attention(chained(att).scores))),
     "flow of attribution": lambda model, tokenizer, att: read_row(att, attention_flow(scores_as_attention(chained(att).scores))),
     "gradient": lambda model, tokenizer, att: input_gradient(model, tokenizer, att.text, att.target),

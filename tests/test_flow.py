@@ -314,3 +314,22 @@ def test_a_long_wait_shows_a_bar_and_a_short_one_none(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     attention_flow(random_attention())
     assert "attention flow: 100%" in capsys.readouterr().err
+
+
+def test_an_attribution_is_read_as_its_attention_if_it_is_of_one_stack():
+    from toys import bert, inputs, tiny
+
+    att = attattr.attribute_inputs(bert(), inputs([5]))
+    assert torch.equal(attattr.attention_rollout(att), attattr.attention_rollout(att.attention))
+    assert torch.equal(attattr.attention_flow(att, layer=-1), attattr.attention_flow(att.attention, layer=-1))
+    given = inputs([6])
+    given["input_ids"][0, -1] = 2  # the end of the text, which BART asks for
+    both = attattr.attribute_inputs(tiny("bart"), given)
+    for one in (attattr.attention_rollout, attattr.attention_flow):
+        with pytest.raises(ValueError, match=r"encoder 0.*cross 2: expected all heads of layers of one kind"):
+            one(both)
+        assert one(both.of_kind("decoder")).shape == (3, 6, 6)
+        with pytest.raises(ValueError, match="expected all heads of layers of one kind"):
+            one(both.of_kind("cross"))
+    with pytest.raises((ValueError, TypeError), match="layer"):
+        attattr.attention_rollout(att.attention, layer=1.0)
