@@ -210,7 +210,7 @@ def adjusted_attention(attention: Tensor) -> Float[np.ndarray, "L N N"]:
     none_negative = f"softmax probabilities, none negative; {for_scores}, which clips them at 0 and makes rows sum to 1"
     check_numbers(attention >= 0, attention, "attention", none_negative)
     sums = attention.double().sum(-1)
-    whole_rows = f"1, softmax probabilities of all the tokens of one text, not cut, without dropout and with no sink that takes a share; {for_scores}"
+    whole_rows = f"1, softmax probabilities of all the tokens of one text, not cut, without dropout or a sink beside them; {for_scores}"
     check_numbers((sums - 1).abs() <= ROUNDING, sums, "the sum of the row attention", whole_rows)
     return normalized(weights.mean(1).numpy() + np.eye(weights.shape[-1]))
 

@@ -195,6 +195,11 @@ def text_config(model: nn.Module) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def two_stacks(model: nn.Module) -> bool:
+    """Whether the model is an encoder and a decoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
 @contextmanager
 def gated(model: nn.Module, gates: Shaped[Tensor, "L H"] | Shaped[Tensor, "B L H"] | Shaped[Tensor, "B L N N"]) -> Iterator[None]:
     """While open, heads or connections are scaled, numbers of 0 or false remove them.
@@ -305,7 +310,7 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     if hasattr(config, "kept_heads"):
         raise ValueError(f"heads were cut out of this {type(model).__name__}: expected the whole model")
     layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
-    if not isinstance(layers, int) or not isinstance(heads, int) or getattr(config, "is_encoder_decoder", False):
+    if not isinstance(layers, int) or not isinstance(heads, int) or two_stacks(model):
         expected = "a model of one stack, whose configuration has num_hidden_layers and num_attention_heads"
         raise TypeError(f"{type(model).__name__}: the heads of an encoder-decoder cannot be told apart here: expected {expected}")
     return layers, heads
@@ -390,13 +395,12 @@ def places_of(
 
     Where one block is called many times (ALBERT), its calls are counted.
     """
-    two_stacks = getattr(text_config(model), "is_encoder_decoder", False)
     kinds: list[str] = []
     numbers: list[int] = []
     calls = list(dict.fromkeys(call for of_layer in within for call in of_layer[:1]))
     for layer, of_layer in enumerate(within):
         stack, _, number = names[of_layer[0]].rpartition(".") if of_layer else ("", "", str(layer))
-        if two_stacks and "decoder" in stack.split("."):
+        if two_stacks(model) and "decoder" in stack.split("."):
             kinds.append("cross" if layer and within[layer - 1][:1] == of_layer[:1] else "decoder")
         else:
             causal = attention[layer].shape[2] > 1 and not attention[layer].triu(1).any()
@@ -431,7 +435,7 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
     """Refuse attention that the attribution of contexts cannot tell of."""
     name = type(model).__name__
     heads = [attention.shape[1] for attention, _, _ in seen]
-    sizes = {attention.shape[2] for attention, _, _ in seen} if getattr(text_config(model), "is_encoder_decoder", False) else set()
+    sizes = {attention.shape[2] for attention, _, _ in seen} if two_stacks(model) else set()
     if len(set(heads)) > 1:
         raise ValueError(f"layers with {heads} heads in {name}: expected as many in each; if heads were cut out, explain the whole model")
     for layer, (attention, value, context) in enumerate(seen):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.sparse.csgraph import maximum_flow
 
+import attattr
 from attattr.flow import attention_flow, attention_graph, attention_rollout, flow_bound, flow_saturation, scores_as_attention, source_bound
 
 # Token 0 splits evenly, token 1 keeps to itself; above, both look at token 0. With the residual connection, by hand:
