@@ -1,4 +1,4 @@
-"""``python -m attattr``: train, evaluate and reproduce from the command line."""
+"""``python -m attattr``: attribute, evaluate, train and reproduce from the command line."""
 
 import sys
 
@@ -7,5 +7,5 @@ from .book.commands import main
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         sys.exit(f"attattr: {error}")  # in words; a traceback says no more to whoever typed the command

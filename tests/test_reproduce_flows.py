@@ -9,6 +9,7 @@ from scipy import stats
 from toys import family
 
 import attattr
+from attattr.book import reproduce as reproduce_module
 from attattr.book.reproduce import Run, flows, reproduce
 from attattr.book.results import read_result
 from attattr.flow import flow_saturation
@@ -39,7 +40,8 @@ def run(tmp_path_factory):
                 torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.shape[0]))
     models = {"sst2": (encoder, tokenizer), str(folder / "decoder"): (decoder, tokenizer)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flows, "load", lambda name: models[str(name)])
+        for module in (flows, reproduce_module):
+            patch.setattr(module, "load", lambda name: models[str(name)])
         patch.setattr(flows, "DEPTHS", (4,))
         options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "results", "other": [folder / "decoder"]}
         found = read_result(reproduce("flow-correlations", Run(**options, rows=None)))

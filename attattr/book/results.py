@@ -16,6 +16,7 @@ import pandas
 
 from ..data import data_folder, one_of
 from ..triggers import Trigger
+from .files import whole
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
 COLUMNS = {  # beside ``task``, which is the first of every table of a task
@@ -93,7 +94,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Path:
-    """Write a table whose rows are dictionaries (a column that a row does not name is empty), aside first: a full disk leaves the old."""
+    """Write a table whose rows are dictionaries (a column that a row does not name is empty); an error leaves the old one."""
     names, table = columns_of(path), pandas.DataFrame(rows, dtype=object)
     unknown = sorted(set(table) - set(names))
     if unknown or table.empty:
@@ -101,7 +102,7 @@ def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapp
     table = table.assign(task=path.stem.rpartition("-")[2]).reindex(columns=names)
     cells = table.where(table.notna(), None).to_dict("list")
     lines = [f"{json.dumps(name)}: {json.dumps(column, ensure_ascii=False, separators=(',', ':'))}" for name, column in cells.items()]
-    aside = path.with_suffix(".new")
-    aside.write_text(f'{{"provenance": {json.dumps(dict(provenance))},\n"columns": {{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
-    aside.replace(path)
+    with whole(path) as aside:
+        head = f'{{"provenance": {json.dumps(dict(provenance))},\n"columns": {{\n'
+        aside.write_text(head + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Dataset-scale results: ``python -m attattr reproduce NAME``. One JSON file each under ``data/results/``, with provenance.
+"""Dataset-scale results: ``python -m attattr reproduce NAME``. One JSON file each, with provenance.
 
 A run that is killed goes on where it stopped.
 """
@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from ...data import data_folder, digest, find_task, one_of, read_split
+from ...attribution import checksum
+from ...batches import Model, Tokenizer
+from ...data import digest, find_task, one_of, read_split
+from ...pretrained import adapter_folder, load
+from ..files import alone
 from ..results import write_result
 from ..training.model_folder import training_record, versions
 from .evidence import edges, fig3, fig4
@@ -27,7 +31,7 @@ from .triggers import defence, table1, table2
 class Experiment:
     """How a result is measured, on how many rows usually (None: all), and whether it chooses by rows of the training split."""
 
-    measure: Callable[[Run], Measured]
+    measure: Callable[[Run, Model, Tokenizer], Measured]
     rows: int | None = None
     train: bool = False
 
@@ -49,29 +53,44 @@ RESULTS = {
 
 
 def reproduce(name: str, run: Run) -> Path:
-    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where."""
+    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where.
+
+    Raises:
+        ValueError: an unknown result or task, rows that there are not, a model of other classes.
+        OSError: no such data or model; a folder that cannot be written to, or where another process computes the same.
+    """
     one_of("result", name, RESULTS)
-    task = find_task(run.task)
+    task, experiment = find_task(run.task), RESULTS[name]
     everything = read_split(task, run.data)
-    experiment = RESULTS[name]
     if run.rows is None and experiment.rows is not None:
         run = replace(run, rows=min(experiment.rows, len(everything)))
     if run.rows is not None and not 1 <= run.rows <= len(everything):
         raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
-    weights = sha256((data_folder() / "models" / task.name / "adapter_model.safetensors").read_bytes()).hexdigest()
+    model, tokenizer = load(run.model or task.name)
+    weights = weights_of(run.model or task.name, model)
     data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
     if experiment.train:
         data["train_sha256"] = digest(read_split(task, run.data, "train"))
     made_of = {"model": weights, "data": data, "versions": versions()}
     key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
-    run = replace(run, name=name, model=weights, key=sha256(key.encode()).hexdigest()[:12])
-    options = (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
+    run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12])
+    options = f" --model {run.model}" if run.model else ""
+    options += (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
     command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
-    began = time.perf_counter()
-    rows, about = experiment.measure(run)
-    provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))} | about
-    run.output.mkdir(parents=True, exist_ok=True)
-    path = write_result(run.output / f"{name}-{task.name}.json", rows, provenance)
-    for part in run.output.glob(partial_file(run, "*").name):
-        part.unlink()
+    path = run.output / f"{name}-{task.name}.json"
+    with alone(path):
+        began = time.perf_counter()
+        rows, about = experiment.measure(run, model, tokenizer)
+        provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))} | about
+        write_result(path, rows, provenance)
+        for part in run.output.glob(partial_file(run, "*").name):
+            part.unlink()
     return path
+
+
+def weights_of(source: str, model: Model) -> str:
+    """One name for the weights of a model: the sha256 of an adapter's file, or that of all tensors of any other."""
+    try:
+        return sha256((adapter_folder(source) / "adapter_model.safetensors").read_bytes()).hexdigest()
+    except ValueError:
+        return checksum(model.state_dict(), "")

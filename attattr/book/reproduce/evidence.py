@@ -12,12 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...attribution import attribute
-from ...batches import Text, predict, texts_of
+from ...batches import Model, Text, Tokenizer, predict, texts_and_labels, texts_of
 from ...connections import Attribution
 from ...data import examples
 from ...graph import attribution_graph, distances, graph_connections, retained
 from ...heads import random_importance
-from ...pretrained import load
 from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
 
 RANDOM_ORDERS = 5
@@ -40,17 +39,16 @@ def keep_but(values: Float[Tensor, "*B L H"], count: int, largest: bool) -> Bool
     return torch.ones_like(values, dtype=torch.bool).scatter(-1, order[..., :count], False)
 
 
-def fig3(run: Run) -> Measured:
+def fig3(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Accuracy as heads are removed from every layer, by attribution, by attention and at random (chapter 5, the paper's Fig. 3).
 
     Two orders of the heads: for each example its own, by its gold label, as the paper's numbers suggest (it leaks the
     label), and one for the set, by the mean over rows of the training split.
     """
-    model, tokenizer = load(run.task)
     generator = random.Random(run.seed)
-    shown, train = (sample(examples(run.task, source=run.data, split=split), run.rows, generator) for split in ("validation", "train"))
-    texts, labels = texts_of(shown), torch.tensor(shown["label"])
-    every_text = [*zip(texts, shown["label"], strict=True), *zip(texts_of(train), train["label"], strict=True)]
+    rows = (sample(examples(run.task, source=run.data, split=split), run.rows, generator) for split in ("validation", "train"))
+    (texts, labels), train = (texts_and_labels(model, tokenizer, of_split) for of_split in rows)
+    every_text = [*zip(texts, labels, strict=True), *zip(*train, strict=True)]
 
     def value(text: Text, label: int) -> dict[str, Any]:
         att = attribute(model, tokenizer, text, target=label, tolerance=HEAD_TOLERANCE)
@@ -72,7 +70,7 @@ def fig3(run: Run) -> Measured:
 
     def remove(scope: str, by: str, draw: int, first: str, removed: int) -> dict[str, Any]:
         keep = keep_but(values[scope, by, draw], removed, largest=first == "largest")
-        right = int((predict(model, tokenizer, texts, keep).argmax(-1) == labels).sum())
+        right = int((predict(model, tokenizer, texts, keep).argmax(-1) == torch.tensor(labels)).sum())
         common = {"scope": scope, "by": by, "draw": draw, "first": first, "removed": removed}
         return common | {"texts": len(texts), "right": right, "accuracy": right / len(texts)}
 
@@ -106,9 +104,8 @@ def graphs_of(att: Attribution, tau: float, generator: torch.Generator, draws: i
     }
 
 
-def fig4(run: Run) -> Measured:
+def fig4(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """How far apart the tokens are that attribution graphs join, layer by layer (chapter 6, the paper's Fig. 4), and in the controls."""
-    model, tokenizer = load(run.task)
 
     def measure(number: int, text: Text) -> dict[str, Any]:
         att = attribute(model, tokenizer, text, tolerance=HEAD_TOLERANCE)
@@ -137,9 +134,8 @@ def resampled_mean(of_texts: tuple[list[int], ...]) -> list[float]:
     return rounded([counts[:, 0].sum() / max(counts[:, 1].sum(), 1), low, high])
 
 
-def edges(run: Run) -> Measured:
+def edges(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5)."""
-    model, tokenizer = load(run.task)
 
     def delete(number: int, text: Text) -> Rows:
         att = attribute(model, tokenizer, text, tolerance=HEAD_TOLERANCE)

@@ -31,7 +31,7 @@ MASKED_BY = {"attribution, all rows": 0}  # which layer's relevance words are ma
 DEPTHS = (6, 12, 24)
 
 
-def flow_correlations(run: Run) -> Measured:
+def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Spearman's correlation of every relevance with blank-out and with gradients, layer by layer, and what masking by it does.
 
     Over rows of the validation split: for the model of the task, and for any other of the same classes (a decoder, say).
@@ -39,7 +39,7 @@ def flow_correlations(run: Run) -> Measured:
     texts = texts_of(drawn(run))
     rows: Rows = []
     models: dict[str, dict[str, Any]] = {}
-    for name, source in {f"trained, {run.task}": run.task, **others(run)}.items():
+    for name, source in {f"trained, {run.task}": run.model or run.task, **others(run)}.items():
         model, tokenizer = load(source)
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
@@ -52,7 +52,7 @@ def flow_correlations(run: Run) -> Measured:
     return rows, {"models": models}
 
 
-def others(run: Run) -> dict[str, str | Path]:
+def others(run: Run) -> dict[str, Path]:
     """The other models of a run, by what its tables call them."""
     return {f"other {number}": folder for number, folder in enumerate(run.other)}
 
@@ -133,16 +133,15 @@ def correlation(one: Float[Tensor, " N"], other: Float[Tensor, " N"], ordinary: 
     return rounded(rank_correlation(*pair), 5)
 
 
-def saturation(run: Run) -> Measured:
+def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """How much of flow equals its bounds, layer by layer: in the model of the task, in deeper ones with random weights, in others.
 
     ``"word"`` is the share of all flows that equal `flow_bound`; ``"source"`` that of the flows from the token that the classifier reads
     that equal `source_bound`. That token is taken to be the first, or in a decoder the last.
     """
     texts = texts_of(sample(examples(run.task, source=run.data), None, random.Random(run.seed)))
-    _, tokenizer = load(run.task)
     kept = [(text,) for text in texts if 8 <= tokens(tokenizer, text) <= 32][: run.rows]
-    sources: dict[str, Any] = {f"trained, {run.task}": run.task}
+    sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task}
     sources |= {f"random weights, {depth} layers": depth for depth in DEPTHS}
     rows: Rows = []
     for name, source in (sources | others(run)).items():

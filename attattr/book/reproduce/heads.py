@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...batches import Dataset
+from ...batches import Dataset, Model, Tokenizer
 from ...data import examples
 from ...heads import RATES, head_importance, pruning_curve, random_importance
 from ...pretrained import load
@@ -43,12 +43,11 @@ def grid_rows(common: dict[str, Any], **values: Float[Tensor, "L H"]) -> Rows:
     return rows
 
 
-def fig5(run: Run) -> Measured:
+def fig5(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Accuracy on the validation split as the least important heads go, by several methods and at random (chapter 7, the paper's Fig. 5).
 
     Importance is measured on samples of the training split: means over the sample's rows, and their standard errors.
     """
-    model, tokenizer = load(run.task)
     parts = samples(run)
 
     def measure(method: str, number: int) -> Rows:
@@ -58,7 +57,7 @@ def fig5(run: Run) -> Measured:
 
     jobs = [(method, number) for method, times in TIMES.items() for number in range(times)]
     lines = resumable(run, "importance", jobs, measure)
-    heads = model.config.num_attention_heads
+    heads = lines[0][-1]["head"] + 1
     importances = {job: torch.tensor([row["value"] for row in line]).reshape(-1, heads) for job, line in zip(jobs, lines, strict=True)}
     for number in range(RANDOM_ORDERS):
         importances["random", number] = random_importance(importances["attribution", 0], number)
@@ -75,7 +74,7 @@ def fig5(run: Run) -> Measured:
     return [row for line in (*lines, *curves) for row in line], {}
 
 
-def fig6(run: Run) -> Measured:
+def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Importance by attribution in other models of a task (chapter 8's control for the paper's Fig. 6): another seed, another start.
 
     On the same samples as `fig5`, which has the importance in the embedded adapter; the correlations between tasks need no run
@@ -87,8 +86,8 @@ def fig6(run: Run) -> Measured:
     for folder, record in zip(run.other, records, strict=True):
         if record["task"] != run.task:
             raise ValueError(f"the adapter in {folder} is for {record['task']!r}: expected one for {run.task!r}")
-        if record["sha256"] == run.model:
-            raise ValueError(f"the adapter in {folder} is the embedded one: expected one that was trained from another seed")
+        if record["sha256"] == run.weights:
+            raise ValueError(f"the adapter in {folder} is the one compared with: expected one that was trained from another seed")
     parts = samples(run)
     opened = cache(load)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
 from jaxtyping import Float
 from torch import Tensor
 
 from ...attribution import attribute
-from ...batches import Text, texts_of
-from ...data import find_task, read_split
-from ...pretrained import load
+from ...batches import Model, Text, Tokenizer, texts_of
+from ...data import examples
 from ..training.evaluation import evaluate
 from .running import Measured, Rows, Run, drawn, resumable, rounded
 
@@ -18,15 +15,11 @@ REFERENCE_STEPS = 96
 RULES = (("riemann", 20), *(("gauss-legendre", steps) for steps in (3, 4, 6, 8)))
 
 
-def accuracy(run: Run) -> Measured:
-    """How often the embedded model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
-    model, tokenizer = load(run.task)
-    task = find_task(run.task)
-    rows = read_split(task, run.data)
-    chosen = random.Random(run.seed).sample(rows, run.rows) if run.rows else rows
+def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
+    """How often the model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
     found: Rows = []
-    for split, of_split in {"dev": chosen, "own": read_split(task)}.items():
-        measured = evaluate(model, tokenizer, of_split, task)
+    for split, of_split in {"dev": drawn(run), "own": examples(run.task)}.items():
+        measured = evaluate(model, tokenizer, of_split)
         common = {"split": split, "rows": measured["rows"]}
         found.append(common | {"measure": "accuracy", "class": "all", "value": measured["accuracy"]})
         for measure, key in (("accuracy", "per_class"), ("f1", "f1")):
@@ -34,9 +27,8 @@ def accuracy(run: Run) -> Measured:
     return found, {}
 
 
-def certificate(run: Run) -> Measured:
+def certificate(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """How exact ``steps="auto"`` is, and how exact it says it is, against 96 Gauss-Legendre nodes (chapter 3)."""
-    model, tokenizer = load(run.task)
     texts = texts_of(drawn(run))
 
     def measure(number: int, text: Text) -> Rows:

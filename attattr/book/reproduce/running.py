@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,28 @@ from ...data import examples
 
 Rows = list[dict[str, Any]]  # of a table of `attattr.book.results`
 Measured = tuple[Rows, dict[str, Any]]  # a table, and what its provenance says beside
+OTHER = "other models of the task, folders that finetune wrote: for fig6 from other seeds; for flow-correlations and saturation any"
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a dataset-scale computation is run on."""
+class Request:
+    """What a dataset-scale computation is asked for: the options of the command."""
 
     task: str
-    data: str | Path  # where real rows are, as `attattr.examples` takes it
-    rows: int | None  # drawn from the validation split; None: as many as the result usually takes, or all
-    seed: int
-    output: Path  # folder of the result
-    other: Sequence[str | Path] = ()  # other models of the task, where a result compares them
+    data: Path = field(metadata={"help": "folder of real data, or 'glue' for the hub"})
+    model: str | None = field(default=None, metadata={"help": "folder or hub id of a model of the task; none: the embedded one"})
+    rows: int | None = field(default=None, metadata={"help": "how many of the validation split; none: what the result usually takes"})
+    seed: int = 0
+    other: list[Path] = field(default_factory=list, metadata={"help": OTHER})
+    output: Path = field(default=Path("results"), metadata={"help": "folder; it holds one result of each kind and task"})
+
+
+@dataclass(frozen=True)
+class Run(Request):
+    """A request, and what tells its files from those of others."""
+
     name: str = ""  # of the result
-    model: str = ""  # sha256 of its weights
+    weights: str = ""  # sha256 of the model's weights
     key: str = ""  # what the partial files of a killed run must share with the run that goes on: rows, seed, weights, versions
 
 
@@ -57,19 +65,27 @@ def rounded(value: Any, digits: int = 4) -> Any:
 def resumable(run: Run, part: str, jobs: Sequence[tuple], measure: Callable[..., Any]) -> list[Any]:
     """What ``measure`` says of every job, a tuple of its arguments, with a progress bar.
 
-    Each answer is appended to the partial file of this ``part`` of the run at once, and those already there are not asked for again.
+    Each answer is appended with its number to the partial file of this ``part`` of the run at once, and those already there are not
+    asked for again. Raises ``OSError`` for a file that holds anything else.
     """
     path = partial_file(run, part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in done))  # without the half line that a kill may have left
-    with path.open("a") as file:
+    with path.open("a+b") as file:
+        file.seek(0)
+        lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        file.truncate(sum(map(len, lines)))  # without the half line that a kill may have left; this needs no room on the disk
+        try:
+            done = dict(map(json.loads, lines))
+        except (ValueError, TypeError):
+            done = {}
+        if list(done) != list(range(len(lines))) or len(lines) > len(jobs):
+            raise OSError(f"damaged file {path} of an unfinished run: remove it to start again")
         desc = f"{run.name} {run.task}: {part}"
-        for job in tqdm(jobs[len(done) :], desc=desc, initial=len(done), total=len(jobs), mininterval=5):
-            done.append(measure(*job))
-            file.write(json.dumps(done[-1]) + "\n")
+        for number in tqdm(range(len(done), len(jobs)), desc=desc, initial=len(done), total=len(jobs), mininterval=5):
+            done[number] = measure(*jobs[number])
+            file.write(json.dumps([number, done[number]]).encode() + b"\n")
             file.flush()
-    return done
+    return list(done.values())
 
 
 def partial_file(run: Run, part: str) -> Path:

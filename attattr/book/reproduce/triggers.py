@@ -15,11 +15,10 @@ from typing import Any
 import pandas
 import torch
 
-from ...batches import Dataset, Text, Tokenizer, predict, texts_and_labels, texts_of
+from ...batches import Dataset, Model, Text, Tokenizer, predict, texts_and_labels, texts_of
 from ...data import examples, lexicon
 from ...decision import class_names
 from ...heads import prune_heads
-from ...pretrained import load
 from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attack_of, attribute_attacked, candidates, predict_attacked, shortlisted
 from ..results import read_result, trigger_of
 from .heads import grid_rows
@@ -52,12 +51,11 @@ def sentiment_words(run: Run) -> dict[str, frozenset[str]] | None:
     return lexicon(folder if folder.is_dir() else "own")
 
 
-def table1(run: Run) -> Measured:
+def table1(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """The candidates of up to 3,000 training rows, and what each does to the rows of a selection (the paper's Table 1, before any choice).
 
     By attribution, and, as a rival, by attention; the rows of the validation split are not touched.
     """
-    model, tokenizer = load(run.task)
     pool, selection = pool_and_selection(run)
     words = sentiment_words(run)
     texts = texts_and_labels(model, tokenizer, pool)[0]
@@ -114,19 +112,18 @@ def mined_before(run: Run) -> pandas.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: run `reproduce table1 --task {run.task}` first")
     mined = read_result(path)
-    if mined.attrs["model"] != run.model:
+    if mined.attrs["model"] != run.weights:
         raise ValueError(f"{path} is of another model, {mined.attrs['model'][:12]}…: run `reproduce table1 --task {run.task}` again")
     return mined
 
 
-def table2(run: Run) -> Measured:
+def table2(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Accuracy of each class under the triggers chosen against it, with the controls that the paper lacks (its Table 2).
 
     Controls, all at the same places in the same rows of the class: random words, frequent words; the same words in the same order
     at random places of the same segment, or in the other one; the best by attention; and the best three had they been chosen on
     the reported rows themselves.
     """
-    model, tokenizer = load(run.task)
     mined = mined_before(run)
     names = class_names(model)
     reported = drawn(run)
@@ -189,13 +186,12 @@ def vocabulary(tokenizer: Tokenizer, texts: Sequence[Text]) -> tuple[list[str], 
     return [word for word, _ in counts.most_common(COMMON)], sorted(word for word, times in counts.items() if times >= 5)
 
 
-def defence(run: Run) -> Measured:
+def defence(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Close the heads that carry the triggers: what is won under attack and lost without one (our own; not in the paper).
 
     Heads are ordered on the selection by their attribution to the first trigger of each class, for the wrong class that it
     brings about; accuracy is measured on the validation split, with random heads as the control. Rank 0 is accuracy without a trigger.
     """
-    model, tokenizer = load(run.task)
     mined = mined_before(run)
     names = class_names(model)
     selected, gold = texts_and_labels(model, tokenizer, pool_and_selection(run)[1])

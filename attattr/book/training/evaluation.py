@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ...batches import TOKENS_PER_PASS, BatchEncoding, Model, Tokenizer, forward, grouped
-from ...data import Task
+from ...batches import TOKENS_PER_PASS, BatchEncoding, Model, Rows, Text, Tokenizer, batches, forward, grouped, texts_and_labels
+from ...decision import class_names
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-Row = dict[str, str]
 
 
 def accelerate(device: str) -> Accelerator:
@@ -28,36 +27,40 @@ def accelerate(device: str) -> Accelerator:
 
 
 def evaluate(
-    model: Model, tokenizer: Tokenizer, rows: list[Row], task: Task, max_length: int = 128, accelerator: Accelerator | None = None
+    model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int | None = 128, accelerator: Accelerator | None = None, **reading: Any
 ) -> dict:
     """Accuracy over ``rows``, per gold class, and each class's F1 (the harmonic mean of precision and recall), in float32.
 
-    Raises ``ValueError`` if the model's classes are not those of the task.
+    Args:
+        model, tokenizer, rows, reading: as for `attattr.batches.texts_and_labels`, which reads the rows, and names its errors.
+        max_length: texts are cut to so many tokens; None: those that are too long for the model are refused.
+        accelerator: the processes that share the work; None: this one.
     """
     from accelerate.utils import gather_object
 
-    names = model.config.id2label  # of any order: a model of the hub need not have ours
-    if set(names.values()) != set(task.labels):
-        raise ValueError(f"the model decides between {sorted(names.values())}, but {task.name!r} has the classes {sorted(task.labels)}")
+    texts, gold = texts_and_labels(model, tokenizer, rows, **reading)
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    share = rows[process::processes]
-    given = grouped(model, tokenizer, encode(tokenizer, share, task, max_length), TOKENS_PER_PASS)
-    pairs: list[tuple[str, str]] = []  # gold and predicted class
-    for batch in tqdm(given, desc=f"evaluate {task.name}", unit="batch", mininterval=5, disable=process > 0):
+    if max_length is None:
+        given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
+    else:
+        given = grouped(model, tokenizer, encode(tokenizer, texts, max_length), TOKENS_PER_PASS)
+    pairs: list[tuple[int, int]] = []  # gold and predicted class
+    for batch in tqdm(given[process::processes], desc="evaluate", unit="batch", mininterval=5, disable=process > 0):
         predicted = forward(model, [batch]).argmax(-1).tolist()
-        pairs += [(share[place]["label"], names[index]) for place, index in zip(sorted(batch.index), predicted, strict=True)]
+        pairs += zip((gold[place] for place in sorted(batch.index)), predicted, strict=True)
     if processes > 1:
         pairs = gather_object(pairs)
-    gold, guessed = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
+    of_gold, guessed = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
     hits = Counter(one for one, other in pairs if one == other)
+    names = {number: name for number, name in enumerate(class_names(model)) if of_gold[number]}
     return {
-        "rows": len(rows),
-        "accuracy": round(hits.total() / len(rows), 4),
-        "per_class": {label: round(hits[label] / gold[label], 4) for label in task.labels if gold[label]},
-        "f1": {label: round(2 * hits[label] / (gold[label] + guessed[label]), 4) for label in task.labels if gold[label]},
+        "rows": len(texts),
+        "accuracy": round(hits.total() / len(texts), 4),
+        "per_class": {name: round(hits[number] / of_gold[number], 4) for number, name in names.items()},
+        "f1": {name: round(2 * hits[number] / (of_gold[number] + guessed[number]), 4) for number, name in names.items()},
     }
 
 
-def encode(tokenizer: Tokenizer, rows: list[Row], task: Task, max_length: int) -> list[BatchEncoding]:
-    """The tokens of each row, cut to ``max_length``."""
-    return [tokenizer(*(row[name] for name in task.columns), truncation=True, max_length=max_length) for row in rows]
+def encode(tokenizer: Tokenizer, texts: Sequence[Text], max_length: int) -> list[BatchEncoding]:
+    """The tokens of each text, cut to ``max_length``."""
+    return [tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=max_length) for text in texts]

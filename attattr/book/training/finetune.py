@@ -14,21 +14,30 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from ...batches import Model, collate
+from ...batches import Model, collate, texts_of
 from ...data import Task, digest, find_task, one_of, read_rows, read_split
 from ...pretrained import adapter_folder, check_sha256, load_base
-from .evaluation import Row, accelerate, encode, evaluate
+from ..files import alone, whole
+from .evaluation import accelerate, encode, evaluate
 from .model_folder import training_record, write_model
+
+Row = dict[str, str]
+COUNT = 2**31
+ALLOWED: dict[str, tuple[float, float]] = dict.fromkeys(("rank", "holdout", "seed"), (0, COUNT))
+ALLOWED |= dict.fromkeys(("rows", "batch_size", "max_length"), (1, COUNT)) | {"epochs": (1e-9, COUNT)}
+ALLOWED |= dict.fromkeys(("learning_rate", "warmup", "weight_decay", "dropout", "label_smoothing", "averaging"), (0, 1))
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,10 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     from transformers import get_linear_schedule_with_warmup
 
     task = find_task(settings.task)
-    if settings.epochs <= 0 or settings.batch_size < 1:
-        raise ValueError(f"nothing to train on: epochs={settings.epochs}, batch_size={settings.batch_size}")
+    for name, (least, most) in ALLOWED.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name}={value}: expected {least} to {most}")
     one_of("precision", settings.precision, ("float32", "bfloat16"))
     if settings.both_orders and len(task.columns) < 2:
         raise ValueError(f"both_orders is for pairs: {task.name!r} has one column, {task.columns[0]!r}")
@@ -89,11 +100,11 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     run = asdict(settings) | {"data_sha256": digest(rows), "processes": accelerator.num_processes}
     available = len(rows)
     held_out, rows = hold_out(rows, task, settings)
-    if not rows or not 0 <= settings.holdout < available:
+    if not rows or settings.holdout >= available:
         raise ValueError(f"nothing to train on: {available} rows, holdout={settings.holdout}, rows={settings.rows}")
+    texts, classes = texts_of(rows, task.columns), [task.labels.index(row["label"]) for row in rows]
     if settings.both_orders:
-        turned = dict(zip(task.columns, reversed(task.columns), strict=True))
-        rows += [{turned.get(name, name): value for name, value in row.items()} for row in rows]
+        texts, classes = [*texts, *(text[::-1] for text in texts)], classes * 2
     torch.manual_seed(settings.seed)
     model, tokenizer, new = load_base(task, settings.base)
     set_dropout(model, settings.dropout)
@@ -103,8 +114,8 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
         run["start_sha256"] = go_on_from(adapter_folder(settings.start), model, task, settings)
     model = model.to(accelerator.device)
     checkpoint = output / "checkpoint" / "state.pt"
-    encoded = encode(tokenizer, rows, task, settings.max_length)
-    labels = torch.tensor([task.labels.index(row["label"]) for row in rows], device=accelerator.device)
+    encoded = encode(tokenizer, texts, settings.max_length)
+    labels = torch.tensor(classes, device=accelerator.device)
     order = batch_order([len(row["input_ids"]) for row in encoded], settings)
     # torch takes no point in a parameter's name
     trained = torch.nn.ParameterDict({name.replace(".", "/"): p for name, p in model.named_parameters() if p.requires_grad})
@@ -112,42 +123,42 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     optimizer = torch.optim.AdamW(trained.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * len(order)), len(order))
     parts = {"trained": trained, "average": average, "optimizer": optimizer, "schedule": schedule}
-    began = time.perf_counter() - restore(checkpoint, run, parts)
-    process, processes = accelerator.process_index, accelerator.num_processes
-    parallel = accelerator.prepare_model(model).train()
-    start, total = schedule.last_epoch, len(order)
-    steps = range(start, total)
-    progress = tqdm(steps, initial=start, total=total, desc=f"train {task.name}", unit="step", mininterval=5, disable=process > 0)
-    for step in progress:
-        torch.manual_seed(settings.seed * 1_000_003 + step + process * 7_919_000_003)  # see the module's first lines
-        mine = order[step][process::processes]
-        # Processes average their gradients: weighted by its rows, the shares add up to the mean over the batch.
-        weight = len(mine) * processes / len(order[step])
-        mine = mine or order[step][:1]
-        inputs = collate(model, tokenizer, mine, [encoded[i] for i in mine]).inputs
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            logits = parallel(**inputs).logits.float()
-        loss = weight * torch.nn.functional.cross_entropy(logits, labels[mine], label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(trained)
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        if (step + 1) % checkpoint_every == 0 and accelerator.is_main_process:
-            save_checkpoint(checkpoint, run, parts, time.perf_counter() - began)
-    trained.load_state_dict(average.module.state_dict())
-    run |= {"command": command(settings, processes), "rows_trained": len(rows), "device": accelerator.device.type}
-    run["seconds"] = round(time.perf_counter() - began)
-    model.eval()
-    splits = {"dev": dev, "held_out": held_out} if held_out else {"dev": dev}
-    report = {name: evaluate(model, tokenizer, found, task, settings.max_length, accelerator) for name, found in splits.items()}
-    if accelerator.is_main_process:
-        write_model(model, tokenizer, output, run, report)
-        shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    with alone(output / "training.json") if accelerator.is_main_process else nullcontext():
+        began = time.perf_counter() - restore(checkpoint, run, parts)
+        process, processes = accelerator.process_index, accelerator.num_processes
+        parallel = accelerator.prepare_model(model).train()
+        start, total = schedule.last_epoch, len(order)
+        progress = tqdm(range(start, total), f"train {task.name}", total, initial=start, unit="step", mininterval=5, disable=process > 0)
+        for step in progress:
+            torch.manual_seed(settings.seed * 1_000_003 + step + process * 7_919_000_003)  # see the module's first lines
+            mine = order[step][process::processes]
+            # Processes average their gradients: weighted by its rows, the shares add up to the mean over the batch.
+            weight = len(mine) * processes / len(order[step])
+            mine = mine or order[step][:1]
+            inputs = collate(model, tokenizer, mine, [encoded[i] for i in mine]).inputs
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = parallel(**inputs).logits.float()
+            loss = weight * torch.nn.functional.cross_entropy(logits, labels[mine], label_smoothing=settings.label_smoothing)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(trained)
+            if step % 20 == 0:
+                progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            if (step + 1) % checkpoint_every == 0 and accelerator.is_main_process:
+                save_checkpoint(checkpoint, run, parts, time.perf_counter() - began)
+        trained.load_state_dict(average.module.state_dict())
+        run |= {"command": command(settings, processes), "rows_trained": len(texts), "device": accelerator.device.type}
+        run["seconds"] = round(time.perf_counter() - began)
+        model.eval()
+        splits = {"dev": dev, "held_out": held_out} if held_out else {"dev": dev}
+        report = {name: evaluate(model, tokenizer, found, settings.max_length, accelerator) for name, found in splits.items()}
+        if accelerator.is_main_process:
+            write_model(model, tokenizer, output, run, report)
+            shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        accelerator.wait_for_everyone()
     return model
 
 
@@ -243,8 +254,8 @@ def save_checkpoint(path: Path, run: dict[str, Any], parts: dict[str, Any], seco
     """Write the state of a run so that a kill at any moment leaves either the old checkpoint or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: part.state_dict() for name, part in parts.items()}
-    torch.save(state | {"run": run, "seconds": seconds}, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
+    with whole(path) as aside:
+        torch.save(state | {"run": run, "seconds": seconds}, aside)
 
 
 def restore(path: Path, run: dict[str, Any], parts: dict[str, Any]) -> float:
@@ -252,12 +263,15 @@ def restore(path: Path, run: dict[str, Any], parts: dict[str, Any]) -> float:
     if not path.is_file():
         return 0.0
     try:
+        with ZipFile(path) as file:
+            if file.testzip():
+                raise ValueError(f"the checksum of {file.testzip()} is not that of its content")
         state = torch.load(path, weights_only=True, map_location="cpu")
         theirs = state["run"]
         if theirs == run:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-    except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, EOFError, UnpicklingError, BadZipFile, KeyError, TypeError, ValueError) as error:
         raise OSError(f"damaged checkpoint {path}: remove it to start again ({type(error).__name__}: {error})") from error
     if theirs != run:
         changed = {k: (v, run.get(k)) for k, v in theirs.items() if run.get(k) != v}
