@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,22 @@ class Comparison:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Comparison())  # a hook written here as such would see tests/ only, and the chapters are in book/
+
+
+@pytest.fixture
+def file_size_limit():
+    """Let no file grow beyond so many bytes inside a with-block: what a full disk does, at a place that can be chosen."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from transformers import (
 
 import attattr
 from attattr.book.commands import main, parser
+from attattr.book.files import alone
 from attattr.book.training import finetune as training
 from attattr.book.training.evaluation import evaluate
 from attattr.book.training.finetune import Settings, batch_order, finetune, hold_out
@@ -149,6 +150,48 @@ def test_a_checkpoint_of_another_shape_or_damaged_is_refused(base, data, tmp_pat
     torch.save({"step": 1}, path)
     with pytest.raises(OSError, match=r"damaged checkpoint .*: remove it .*KeyError: 'run'"):
         finetune(settings(base), data, tmp_path / "out", checkpoint_every=7)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    """Bits of the numbers, of which torch itself notices none, and of all else: noticed, or of no consequence."""
+    parts = {"trained": torch.nn.Linear(7, 5), "other": torch.nn.Linear(3, 2)}
+    path = tmp_path / "state.pt"
+    training.save_checkpoint(path, {"seed": 0}, parts, 1.5)
+    content = path.read_bytes()
+    before = {name: part.state_dict()["weight"].clone() for name, part in parts.items()}
+    numbers = [content.index(weight.numpy().tobytes()) for weight in before.values()]
+    for at in [*numbers, numbers[0] + 9, *random.Random(0).sample(range(len(content)), 300)]:
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        try:
+            found = training.restore(path, {"seed": 0}, parts)
+        except (OSError, ValueError) as error:
+            assert "state.pt" in str(error)
+            continue
+        assert at not in numbers
+        assert found == 1.5
+        assert all(torch.equal(part.state_dict()["weight"], before[name]) for name, part in parts.items())
+
+
+def test_a_full_disk_at_the_end_leaves_the_older_model(base, data, tmp_path, file_size_limit):
+    finetune(settings(base, rank=2, epochs=0.5), data, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with file_size_limit(3000), pytest.raises(OSError, match=r"cannot write the model to .*out: .*what was there is as it was"):
+        finetune(settings(base, rank=2, epochs=0.5, seed=1), data, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    with file_size_limit(3000), pytest.raises(OSError, match=r"cannot write .*state.pt, which is as it was"):
+        finetune(settings(base, rank=2, epochs=0.5, seed=1), data, tmp_path / "out", checkpoint_every=1)
+    attattr.load(tmp_path / "out")
+    finetune(settings(base, rank=0, epochs=0.5, seed=1), data, tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()  # of the other kind
+    attattr.load(tmp_path / "out")
+
+
+def test_a_second_process_in_the_same_folder_is_refused(base, data, tmp_path):
+    with alone(tmp_path / "out" / "training.json"), pytest.raises(OSError, match=r"another process is at work on .*training.json"):
+        finetune(settings(base), data, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_files_the_train_split_is_used_and_the_hub_layout_serves(base, data, tmp_path):

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import subprocess
 
 import pytest
 import torch
+from conftest import ROOT
 
 import attattr
 from attattr.batches import predict
-from attattr.book.reproduce import Run, reproduce
+from attattr.book.files import alone
+from attattr.book.reproduce import RESULTS, Experiment, Run, reproduce
 from attattr.book.reproduce.running import partial_file, resumable
 from attattr.book.results import read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
@@ -34,6 +37,34 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
     assert asked == [0, 1, 2, 3, 3, 4, 5]
     assert resumable(run, "rows", jobs, measure) == [{"item": i} for i in range(6)]
     assert asked == [0, 1, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda lines: lines[:1] * 2, lambda lines: lines[1:], lambda lines: [*lines, "[3, 0]\n"], lambda _: ["3\n"]]
+)
+def test_a_damaged_partial_file_or_one_of_two_processes_is_refused(tmp_path, damage):
+    run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
+    jobs = [(i,) for i in range(3)]
+    resumable(run, "rows", jobs, lambda item: item)
+    path = partial_file(run, "rows")
+    path.write_text("".join(damage(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(OSError, match=r"damaged file .*test-sst2--rows.jsonl of an unfinished run: remove it to start again"):
+        resumable(run, "rows", jobs, lambda item: item)
+
+
+def test_a_disk_that_is_full_again_loses_no_finished_row(tmp_path, file_size_limit):
+    run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
+    jobs = [(i,) for i in range(400)]
+    path = partial_file(run, "rows")
+    for _ in range(2):
+        with file_size_limit(2000), pytest.raises(OSError, match="File too large"):
+            resumable(run, "rows", jobs, lambda item: "x" * 40)
+        finished = path.read_text().count("\n")
+        assert finished > 30
+    asked = []
+    found = resumable(run, "rows", jobs, lambda item: asked.append(item) or "x" * 40)
+    assert found == ["x" * 40] * 400
+    assert asked == list(range(finished, 400))
 
 
 @pytest.mark.parametrize("task", ["sst2", "mnli"])
@@ -92,6 +123,47 @@ def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
     committed = result("accuracy-sst2")
     assert found[found.split == "own"].value.tolist() == committed[committed.split == "own"].value.tolist()
     assert found.attrs["command"] == "python -m attattr reproduce accuracy --task sst2 --data FOLDER --seed 0"
+    assert found.attrs["versions"]["attattr"] == attattr.__version__
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert found.attrs["versions"]["commit"].removesuffix("-dirty") == head
+
+
+def test_another_model_of_the_task_has_its_own_numbers_whatever_the_order_of_its_classes(tmp_path):
+    model, tokenizer = attattr.load("sst2")
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label = {0: "positive", 1: "negative"}
+    model.save_pretrained(tmp_path / "turned")
+    tokenizer.save_pretrained(tmp_path / "turned")
+    small_copy(tmp_path)
+    tables = {}
+    for name, source in {"own": None, "turned": str(tmp_path / "turned")}.items():
+        for kind in ("accuracy", "fig3"):
+            run = Run(task="sst2", data=tmp_path, rows=3, output=tmp_path / name, model=source)
+            tables[name, kind] = read_result(reproduce(kind, run))
+    by = ["split", "measure", "class"]
+    own, turned = (tables[name, "accuracy"].sort_values(by).reset_index(drop=True) for name in ("own", "turned"))
+    assert own.equals(turned)
+    assert turned.attrs["model"] != own.attrs["model"]
+    assert f"--model {tmp_path / 'turned'}" in turned.attrs["command"]
+    curves = [tables[name, "fig3"] for name in ("own", "turned")]
+    assert curves[0][curves[0].by != "random"].right.tolist() == curves[1][curves[1].by != "random"].right.tolist()
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected those of the model, \['entailment', 'neutral', 'contradiction'\]"):
+        reproduce("accuracy", Run(task="sst2", data=small_copy(tmp_path), model="mnli", output=tmp_path / "results"))
+
+
+def test_the_same_result_is_computed_by_one_process_at_a_time(tmp_path, monkeypatch):
+    path = tmp_path / "results" / "accuracy-sst2.json"
+    monkeypatch.setitem(RESULTS, "accuracy", Experiment(lambda *_: pytest.fail("it was computed")))
+    with alone(path), pytest.raises(OSError, match=r"another process is at work on .*accuracy-sst2.json"):
+        reproduce("accuracy", Run(task="sst2", data=small_copy(tmp_path), output=tmp_path / "results"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file/accuracy-sst2.json"):
+        reproduce("accuracy", Run(task="sst2", data=tmp_path, output=tmp_path / "file"))
 
 
 @pytest.mark.parametrize("rows", [0, -1, 3])
@@ -226,7 +298,7 @@ def test_fig6_wants_another_adapter_of_the_same_task(tmp_path):
         reproduce("fig6", Run(**options))
     with pytest.raises(ValueError, match="is for 'mrpc': expected one for 'sst2'"):
         reproduce("fig6", Run(**options, other=[data_folder() / "models" / "mrpc"]))
-    with pytest.raises(ValueError, match="is the embedded one: expected one that was trained from another seed"):
+    with pytest.raises(ValueError, match="is the one compared with: expected one that was trained from another seed"):
         reproduce("fig6", Run(**options, other=[data_folder() / "models" / "sst2"]))
 
 

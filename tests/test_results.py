@@ -30,7 +30,7 @@ def test_every_committed_result_is_a_table_of_its_kind(path):
 
 def test_what_is_written_is_read_and_the_rest_of_a_row_is_empty(tmp_path):
     path = write_result(tmp_path / "fig6-sst2.json", [ROW, {"layer": 5}], {"command": "none"})
-    table = read_result(path)
+    table = attattr.result(str(path))
     assert table.iloc[0].to_dict() == {"task": "sst2"} | ROW
     assert table.iloc[1].isna().sum() == 5
     assert table.attrs == {"command": "none"}
@@ -48,6 +48,8 @@ def test_a_measure_is_its_rows_without_the_columns_it_leaves_empty():
 def test_what_is_not_there_or_damaged_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no result 'fig9-sst2'.*'fig5-sst2'"):
         attattr.result("fig9-sst2")
+    with pytest.raises(FileNotFoundError, match=r"no result '.*fig6-sst2.json'"):
+        attattr.result(str(tmp_path / "fig6-sst2.json"))
     path = write_result(tmp_path / "fig6-sst2.json", [ROW], {})
     whole = path.read_text()
     for damaged in (whole[:-9], "[]", "{}", whole.replace("[3]", "[3, 4]"), whole.replace('"columns"', '"rows"')):

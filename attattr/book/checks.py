@@ -68,7 +68,7 @@ def same(got: Any, expected: Any) -> bool:
         return isinstance(got, list) and len(got) == len(expected) and all(map(same, got, expected))
     if isinstance(expected, str) or not isinstance(got, int | float):
         return got == expected
-    return abs(got - expected) <= TOLERANCE
+    return expected - TOLERANCE <= got <= expected + TOLERANCE
 
 
 def same_in_any_order(got: Any, expected: list) -> bool:

@@ -17,7 +17,8 @@ import pandas
 from transformers import HfArgumentParser
 
 from .. import __version__
-from ..attribution import Attribution, attribute, save
+from ..attribution import attribute
+from ..connections import Attribution, save
 from ..data import examples, read_utf8
 from ..decision import class_names
 from ..pretrained import load

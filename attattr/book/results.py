@@ -1,7 +1,7 @@
 """Measured results as tidy tables: one row a measurement, provenance in ``.attrs``.
 
-A result is ``data/results/NAME-TASK.json``, or ``NAME.json`` where it is of no task: the provenance, and the table column by column.
-Here, and nowhere else, stands which columns each table has. Layers count from 0.
+A result is ``NAME-TASK.json``, or ``NAME.json`` where it is of no task, the book's own in ``data/results/``: the provenance, and the
+table column by column. Here, and nowhere else, stands which columns each table has. Layers count from 0.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task
 
 
 def result(name: str, measure: str | None = None) -> pandas.DataFrame:
-    """A measured result: what ``python -m attattr reproduce`` wrote to ``data/results/NAME.json``, as a tidy table.
+    """A measured result, as a tidy table: one of the book, or what ``python -m attattr reproduce`` wrote.
 
     Args:
-        name: kind and task, ``"fig5-mnli"``; ``"paper-table2"`` is Table 2 as Hao et al. print it.
+        name: kind and task of the book's own, ``"fig5-mnli"``; ``"paper-table2"`` is Table 2 as Hao et al. print it. Or the path of a
+            file, ``"results/fig5-mnli.json"``.
         measure: of a table that holds several, the rows of this one alone, without the columns that it leaves empty.
 
     Raises:
@@ -58,9 +59,10 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     True
     """
     folder = data_folder() / "results"
-    if not (folder / f"{name}.json").is_file():
+    path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    if not path.is_file():
         raise FileNotFoundError(f"no result {name!r} in {folder}; there are {sorted(path.stem for path in folder.glob('*.json'))}")
-    return read_result(folder / f"{name}.json", measure)
+    return read_result(path, measure)
 
 
 def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:

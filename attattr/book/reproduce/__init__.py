@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from ...attribution import checksum
 from ...batches import Model, Tokenizer
+from ...connections import checksum
 from ...data import digest, find_task, one_of, read_split
 from ...pretrained import adapter_folder, load
 from ..files import alone

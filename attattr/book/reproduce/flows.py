@@ -39,7 +39,8 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     texts = texts_of(drawn(run))
     rows: Rows = []
     models: dict[str, dict[str, Any]] = {}
-    for name, source in {f"trained, {run.task}": run.model or run.task, **others(run)}.items():
+    sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task, **others(run)}
+    for name, source in sources.items():
         model, tokenizer = load(source)
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
