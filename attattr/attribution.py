@@ -29,8 +29,9 @@ from tqdm.auto import tqdm
 from .batches import Batch, Model, Text, Tokenizer, batches, check_texts, readable, shortened, words_of
 from .connections import MEASURES, Attribution, within
 from .decision import Map, decide, decision_value, read, softmax
+from .model import routes
 from .quadrature import Rule, rules_of
-from .tap import Recording, record, replay, routes, rows_of, widened
+from .tap import Recording, record, replay, rows_of, widened
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
 LOGITS_PER_TOKEN = 8192  # of a language model: as many take the room of one token of a layer

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .decision import Example, class_names, own_map
-from .tap import alike, check_heads, check_parameters, gated, logits_of, text_config
+from .model import alike, check_heads, check_parameters, logits_of, text_config
+from .tap import gated
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .tap import logits_in
+from .model import logits_in
 
 MASKS = ("[MASK]", "<mask>")
 Map = Callable[[Tensor], Tensor]

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .connections import Attribution, chained
-from .tap import check_numbers
+from .model import check_numbers
 
 ROUNDING = 5e-3  # a row's sum may be this far from 1: bfloat16 leaves 2e-3
 EXACT = 1e-12  # float64 sums that differ by less are equal

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .connections import Attribution, chained
-from .tap import check_numbers
+from .model import check_numbers
 
 CLS = ("[CLS]", "<s>", "<cls>")
 SEP = ("[SEP]", "</s>", "<sep>")

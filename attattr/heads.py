@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from .attribution import integrate
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
+from .model import check_heads, check_numbers, layers_and_heads
 from .quadrature import rule
-from .tap import check_heads, check_numbers, context_gradients, gated, layers_and_heads, record
+from .tap import context_gradients, gated, record
 
 STEPS = 3  # of Gauss-Legendre: 2.5 % from the limit on 40 sentences, and the same order of the heads (Spearman 0.9997)
 TOKENS_PER_PASS = 256

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .batches import Model
-from .tap import check_heads, layers_and_heads
+from .model import check_heads, layers_and_heads
 
 MODEL_TYPE = "attattr-heads-removed"
 # Names of the projections below the module that computes attention, and, from its parent, of the output projection.

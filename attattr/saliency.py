@@ -31,8 +31,9 @@ from .connections import Attribution, chained, one_text, within
 from .decision import decide, decision_value, read
 from .flow import attention_flow, attention_rollout, scores_as_attention
 from .heads import check_pair
+from .model import check_parameters, gradients_of, run
 from .quadrature import rule
-from .tap import GRADIENT_SCALE, check_parameters, gradients_of, run
+from .tap import GRADIENT_SCALE
 
 Relevance = Callable[[Model, Tokenizer, Attribution], Tensor]
 

@@ -11,7 +11,7 @@ from toys import bert, inputs
 import attattr
 from attattr import tap
 from attattr.heads import METHODS_OF_IMPORTANCE, correlation, least_important
-from attattr.tap import check_heads
+from attattr.model import check_heads
 
 SENTENCES = ["a warm and moving film .", "dull .", "never boring , never long , and very funny .", "an empty , tired mess of a film"]
 LABELS = [1, 0, 1, 0]
