@@ -163,7 +163,7 @@ def save(atts: Attribution | Sequence[Attribution], path: str | Path) -> None:
     rest = []
     for number, att in enumerate(found):
         parts = {field.name: getattr(att, field.name) for field in fields(att)}
-        tensors |= {f"{number}.{name}": part.contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
+        tensors |= {f"{number}.{name}": part.cpu().clone().contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
         rest.append({name: part for name, part in parts.items() if not isinstance(part, Tensor)})
     told = json.dumps({"many": not isinstance(atts, Attribution), "parts": rest})
     aside = Path(f"{path}.part")
