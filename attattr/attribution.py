@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from .batches import Batch, Model, Text, Tokenizer, batches, check_texts, readable, shortened, words_of
 from .connections import MEASURES, Attribution, within
 from .decision import Map, decide, decision_value, read, softmax
-from .model import routes
+from .model import alike, check_parameters, routes
 from .quadrature import Rule, rules_of
 from .tap import Recording, record, replay, rows_of, widened
 
@@ -137,6 +137,7 @@ def attribute_inputs(
     >>> attribute_inputs(model, tokenizer("a warm film .", return_tensors="pt"), target="positive").label
     'positive'
     """
+    check_parameters(model)
     options = Options(rules_of(method, steps), tolerance, layers, heads)
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs of type {type(inputs).__name__}: expected tensors by name, with a row for each example")
@@ -223,6 +224,10 @@ def attribute_batch(
     kept = some_of("heads", options.heads, recording.attention[0].shape[1])
     outcome = integrate(model, recording, decision.targets, options.rules, options.tolerance, decision.own, chosen, kept)
     value = decision_value(recording.logits, decision.targets, decision.own).tolist()
+    if callable(targets[0]):  # of a text alone: what it makes of a row must not come from other rows
+        (alone,) = decisions_at(model, recording, decision.targets, decision.own, torch.tensor(chosen[-1:]).to(decision.targets), (0.0,))
+        if not alike(alone[:, 0].float(), torch.tensor(value).to(alone.device).float() - outcome["difference"][:, -1].float()):
+            raise ValueError(f"target {decision.labels[0]} gives a row what is of other rows: expected a number of each row by itself")
     found = []
     for b in range(len(batch.index)):
         tokens, decoder_tokens, places = names_and_places(tokenizer, recording, batch, b, chosen)
@@ -324,7 +329,7 @@ def integrate(
     chosen = torch.tensor(range(len(recording.context)) if layers is None else layers, device=targets.device)
     kept = torch.tensor(range(recording.attention[0].shape[1]) if heads is None else heads, device=targets.device)
     shape = len(targets), len(chosen)
-    without, before = decisions_at(model, recording, targets, own, chosen, (0.0, EARLY))
+    before, without = decisions_at(model, recording, targets, own, chosen, (EARLY, 0.0))
     difference = decision_value(recording.logits, targets, own)[:, None] - without
     early = ((before - without) / difference).to(widened(recording.context[0]))
     difference = difference.to(early)

@@ -90,7 +90,7 @@ def check_numbers(fit: Tensor, values: Tensor, name: str, expected: str) -> None
         raise ValueError(f"{name}{place} is {float(values[tuple(place)]):.4g}: expected {expected}")
 
 
-def layers_and_heads(model: nn.Module) -> tuple[int, int]:
+def layers_and_heads(model: Any) -> tuple[int, int]:
     """How many layers and heads the model's configuration says that it has; a ``ValueError`` if heads were cut out of it."""
     check_parameters(model)
     config = text_config(model)
@@ -103,7 +103,7 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     return layers, heads
 
 
-def check_heads(model: nn.Module, keep: Tensor) -> None:
+def check_heads(model: Any, keep: Tensor) -> None:
     """Refuse what is not one yes or no for each head of the model."""
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
@@ -113,7 +113,7 @@ def check_heads(model: nn.Module, keep: Tensor) -> None:
         )
 
 
-def check_parameters(model: nn.Module) -> None:
+def check_parameters(model: Any) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
     wrapped = {
         "model": not isinstance(model, nn.Module),

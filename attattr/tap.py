@@ -49,15 +49,15 @@ class Recording:
     ``hidden[b]`` is the input of call b; all empty where the model could not be cut into blocks.
     """
 
-    attention: tuple[Float[Tensor, "B H N K"], ...]
-    value: tuple[Float[Tensor, "B H K d"], ...]
-    context: tuple[Float[Tensor, "B N H d"], ...]
+    attention: tuple[Float[Tensor, "B H _N _K"], ...]  # layers of two stacks differ in N and K
+    value: tuple[Float[Tensor, "B H _K _d"], ...]
+    context: tuple[Float[Tensor, "B _N H _d"], ...]
     kinds: tuple[str, ...]  # of every layer: "encoder", "decoder" (each token sees those before it) or "cross"
     numbers: tuple[int, ...]  # of every layer: the block of its stack that it is in
     outputs: Any
     logits: Float[Tensor, "B C"]  # what ``read`` found in them
     read: Read
-    decoder_ids: Int[Tensor, "B N"] | None  # what the decoder of an encoder-decoder was given: the shifted inputs
+    decoder_ids: Int[Tensor, "B _N"] | None  # what the decoder of an encoder-decoder was given: the shifted inputs
     inputs: Mapping[str, Tensor]
     blocks: tuple[nn.Module, ...]
     block_calls: tuple[int, ...]
