@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
+
+# tests/test_properties.py: the same few examples every time, or, by hand, many others (ATTATTR_HYPOTHESIS=thorough, or pytest's
+# --hypothesis-profile=thorough; with --hypothesis-seed=N they can be had again). A model's forward pass has no deadline.
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+settings.register_profile("quick", max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("thorough", max_examples=500, database=None, deadline=None, print_blob=True, suppress_health_check=SLOW)
+from hypothesis import Phase
+
+settings.register_profile("probe", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate])
+settings.register_profile("wide", settings.get_profile("thorough"), max_examples=70)
+settings.load_profile(os.environ.get("ATTATTR_HYPOTHESIS", "quick"))
 
 
 class Comparison:
