@@ -131,20 +131,6 @@ def test_code_that_comes_with_a_model_is_refused_and_does_not_run(kind, also, tm
     assert not marker.exists()
 
 
-def test_a_tokenizers_code_does_not_run(tmp_path, monkeypatch):
-    folder, marker = saved(tmp_path), tmp_path / "it ran"
-    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')")
-    path = folder / "tokenizer_config.json"
-    known = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | known))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
-    try:
-        attattr.load(folder)
-    except OSError as error:
-        assert "no tokenizer files" in str(error)
-    assert not marker.exists()
-
-
 def test_pickled_weights_are_not_opened(tmp_path):
     folder = saved(tmp_path)
     (folder / "model.safetensors").unlink()
