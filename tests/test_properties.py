@@ -134,10 +134,41 @@ def relative(one, other):
 # What is drawn
 
 HARD = (
-    "\x00", "\x07\x1b[31m", "\u200b", "\ufeff", "\u00ad", "\u202eabc\u202c", "مرحبا بالعالم", "שלום ab", "a\u200db", "👩\u200d👩\u200d👧", "🇩🇪", "e\u0301a\u0308",
-    "a" + "\u0327" * 9, "ﷺ", "中文 字", "\U0010ffff", "\ud800", "a\udc00", "\ud83d\ude00", "a" * 50, "a" * 101, "ab " * 90, "||", "<b>", "$x$",
-    "%{x}", "{{1}}", "[PAD]", "[CLS]", "a [SEP] b", "[UNK]", "\u2028", "a\r\nb\tc", "İıſß",
-)  # fmt: skip
+    "\x00",
+    "\x07\x1b[31m",
+    "\u200b",
+    "\ufeff",
+    "\u00ad",
+    "\u202eabc\u202c",
+    "مرحبا بالعالم",
+    "שלום ab",
+    "a\u200db",
+    "👩\u200d👩\u200d👧",
+    "🇩🇪",
+    "e\u0301a\u0308",
+    "a" + "\u0327" * 9,
+    "ﷺ",
+    "中文 字",
+    "\U0010ffff",
+    "\ud800",
+    "a\udc00",
+    "\ud83d\ude00",
+    "a" * 50,
+    "a" * 101,
+    "ab " * 90,
+    "||",
+    "<b>",
+    "$x$",
+    "%{x}",
+    "{{1}}",
+    "[PAD]",
+    "[CLS]",
+    "a [SEP] b",
+    "[UNK]",
+    "\u2028",
+    "a\r\nb\tc",
+    "İıſß",
+)
 PLAIN = st.text("abc defghij", min_size=1, max_size=14).filter(str.strip)
 CONTROLS = st.text(st.characters(categories=["Cc", "Cf", "Co", "Cn", "Cs", "Mn", "Me", "Zl", "Zs", "So"]), max_size=12)
 ANYTHING = st.text(max_size=12) | st.text(st.characters(), max_size=12) | CONTROLS | st.sampled_from(HARD) | PLAIN
@@ -421,9 +452,12 @@ MEASURES = ("attribution", "taylor", "taylor-logits", "accuracy", "attention")
 
 
 @given(
-    kind=st.sampled_from(("bert", "gpt2")), method=st.sampled_from(MEASURES), texts=st.lists(PLAIN, min_size=1, max_size=3),
-    labels=st.lists(st.integers(0, 2), min_size=1, max_size=3), seed=SEEDS,
-)  # fmt: skip
+    kind=st.sampled_from(("bert", "gpt2")),
+    method=st.sampled_from(MEASURES),
+    texts=st.lists(PLAIN, min_size=1, max_size=3),
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=3),
+    seed=SEEDS,
+)
 def test_the_importance_of_a_head_is_the_mean_of_its_importances_to_single_texts(kind, method, texts, labels, seed):
     model, tokenizer, rows = random_model(kind, seed), TOKENIZERS[kind], rows_of(texts, labels)
     mean, each = attattr.head_importance(model, tokenizer, rows, method=method, return_per_example=True)
@@ -489,9 +523,16 @@ CALLS = {
 }
 OF_BERT = {"remove": lambda model, tokenizer: attattr.remove_heads(model, HALF)}
 BAD = {
-    "no text": {"text": 3}, "empty": {"text": " "}, "empty list": {"text": []}, "long": {"text": "a " * 99}, 
-    "target": {"target": "?"}, "method": {"method": "?"}, "steps": {"steps": 0}, "tolerance": {"tolerance": 2.0}, "surrogate": {"text": "\ud800"},
-}  # fmt: skip
+    "no text": {"text": 3},
+    "empty": {"text": " "},
+    "empty list": {"text": []},
+    "long": {"text": "a " * 99},
+    "target": {"target": "?"},
+    "method": {"method": "?"},
+    "steps": {"steps": 0},
+    "tolerance": {"tolerance": 2.0},
+    "surrogate": {"text": "\ud800"},
+}
 
 
 def in_some_mode(kind, frozen, training):
@@ -548,8 +589,14 @@ def test_weights_that_are_no_numbers_are_refused_or_have_no_say(kind, place, tra
     assert everything(model) == before
 
 
-@given(kind=LEFT, call=st.sampled_from(sorted(CALLS)), place=st.integers(0, 10**6), count=st.integers(1, 12), training=SOME,
-       error=st.sampled_from([Interrupt, RuntimeError, ValueError, TypeError, MemoryError]))  # fmt: skip
+@given(
+    kind=LEFT,
+    call=st.sampled_from(sorted(CALLS)),
+    place=st.integers(0, 10**6),
+    count=st.integers(1, 12),
+    training=SOME,
+    error=st.sampled_from([Interrupt, RuntimeError, ValueError, TypeError, MemoryError]),
+)
 def test_an_error_in_the_middle_of_a_forward_pass_leaves_the_model_as_it_was(kind, call, place, count, training, error):
     model, left = in_some_mode(kind, (), training), [count]
 
@@ -839,8 +886,14 @@ def test_riemann_sums_are_the_sums_of_faulhaber(steps, power, left):
 # Files
 
 
-@given(scores=SCORES, tokens=st.lists(UNICODE, min_size=6, max_size=6), text=UNICODE | st.tuples(UNICODE, UNICODE), label=UNICODE,
-       tolerance=st.floats(0, 1, exclude_min=True), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))  # fmt: skip
+@given(
+    scores=SCORES,
+    tokens=st.lists(UNICODE, min_size=6, max_size=6),
+    text=UNICODE | st.tuples(UNICODE, UNICODE),
+    label=UNICODE,
+    tolerance=st.floats(0, 1, exclude_min=True),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_what_is_saved_is_what_is_loaded(scores, tokens, text, label, tolerance, dtype):
     att = owning(made(scores, tokens[: scores.shape[-1]]))
     att = dataclasses.replace(att, text=text, label=label, tolerance=tolerance, scores=att.scores.to(dtype))
