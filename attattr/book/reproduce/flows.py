@@ -53,7 +53,7 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     return rows, {"models": models}
 
 
-def others(run: Run) -> dict[str, Path]:
+def others(run: Run) -> dict[str, str | Path]:
     """The other models of a run, by what its tables call them."""
     return {f"other {number}": folder for number, folder in enumerate(run.other)}
 

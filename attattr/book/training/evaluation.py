@@ -40,10 +40,8 @@ def evaluate(
 
     texts, gold = texts_and_labels(model, tokenizer, rows, **reading)
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    if max_length is None:
-        given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
-    else:
-        given = grouped(model, tokenizer, encode(tokenizer, texts, max_length), TOKENS_PER_PASS)
+    cut = max_length and encode(tokenizer, texts, max_length)
+    given = grouped(model, tokenizer, cut, TOKENS_PER_PASS) if cut else batches(model, tokenizer, texts, TOKENS_PER_PASS)
     pairs: list[tuple[int, int]] = []  # gold and predicted class
     for batch in tqdm(given[process::processes], desc="evaluate", unit="batch", mininterval=5, disable=process > 0):
         predicted = forward(model, [batch]).argmax(-1).tolist()
