@@ -183,7 +183,7 @@ def shortened(model: Model, tokenizer: Tokenizer, texts: Sequence[Text]) -> list
     limit, found = length_limit(model, tokenizer), list(texts)
     for number, text in enumerate(texts):
         parts = text if isinstance(text, tuple) else (text,)
-        cut = tokenizer(*parts, truncation=True, max_length=limit, return_offsets_mapping=True)
+        cut = tokenizer(*parts, truncation=True, max_length=min(limit, 2**30), return_offsets_mapping=True)
         ends = {segment: offset[1] for segment, offset in zip(cut.sequence_ids(), cut["offset_mapping"], strict=True)}
         kept = [part[: ends.get(segment, 0)] for segment, part in enumerate(parts)]
         if len(tokenizer(*parts)["input_ids"]) > limit:
