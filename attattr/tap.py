@@ -124,7 +124,8 @@ class Watch(TorchFunctionMode):
 def fused_weights(query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, Tensor]:
     """The attention weights, and the values of every head, of what torch's fused attention computes: of values 1, it shows the weights."""
     ones = torch.eye(key.shape[2], dtype=value.dtype, device=value.device).expand(*value.shape[:2], -1, -1)
-    weights = scaled_dot_product_attention(query, key, ones, *mask, **options).nan_to_num()  # a token that sees nothing says nothing
+    with torch._C.DisableTorchFunction():  # no other block of this package takes it for one more layer
+        weights = scaled_dot_product_attention(query, key, ones, *mask, **options).nan_to_num()  # a token that sees nothing says nothing
     return weights, value.repeat_interleave(query.shape[1] // max(1, value.shape[1]), 1)  # a layer may have lost all its heads
 
 

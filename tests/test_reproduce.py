@@ -78,7 +78,7 @@ def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task
     assert auto.evaluations.median() <= 6
 
 
-@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("[!p]*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("[!p]*-*.json")), ids=lambda path: path.stem)
 def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_committed_model(path):
     found = json.loads(path.read_text())["provenance"]
     name, _, task = path.stem.rpartition("-")
