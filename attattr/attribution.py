@@ -301,8 +301,8 @@ def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Te
     """Why the path says little of a decision, or why it was not settled, where that can be told."""
     moved = difference.abs() > 1e-2
     found = []
-    if moved.any() and ((early - 1).abs()[moved] < 0.1).all():  # in every layer: one may be there by chance
-        found.append(f"with α = {EARLY} F is where it is with α = 1, in every layer that moves it, as if a norm followed attention")
+    if moved.any() and ((early - 1).abs()[moved] < 0.1).float().mean() > 0.5:  # one layer may be there by chance
+        found.append(f"with α = {EARLY} F is where it is with α = 1, in most layers that move it, as if a norm followed attention")
     if not difference.any():
         found.append("F is the same without any of the attention: it is saturated, or does not depend on it")
     if not settled and routes(model):

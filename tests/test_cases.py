@@ -72,14 +72,14 @@ def logits(model, tokenizer, text):
     parts = text if isinstance(text, tuple) else (text,)
     takes = inspect.signature(model.forward).parameters
     inputs = {name: part for name, part in tokenizer(*parts, return_tensors="pt").items() if name in takes or "kwargs" in takes}
-    with torch.no_grad(), tap.evaluating(model):
+    with torch.no_grad():
         return model(**inputs).logits[0].double()
 
 
 def lost(model, inputs, decide, layers):
     """F(A) - F(0) of every layer, by whole forward passes in which the layer's contexts are zeroed."""
     found = []
-    with torch.no_grad(), tap.evaluating(model):
+    with torch.no_grad():
         whole = float(decide(model(**inputs)))
         for layer in range(layers):
             with tap.tapped(model, lambda now, context, weights, layer=layer: context * (now != layer)):
@@ -89,7 +89,7 @@ def lost(model, inputs, decide, layers):
 
 def is_right(att, model, inputs, decide):
     """F is what the model says, and the scores of every layer sum to what F loses without its attention, but for the gap they own up to."""
-    with torch.no_grad(), tap.evaluating(model):
+    with torch.no_grad():
         assert att.value == pytest.approx(float(decide(model(**inputs))), abs=2e-6)
     expected = lost(model, inputs, decide, len(att.scores))
     assert expected.abs().max() > 1e-4  # else the sums say nothing
@@ -108,7 +108,7 @@ def refused(error, message):
 # Names follow ids ---------------------------------------------------------------------------------------------------------------------
 
 NAMES = {0: "bad", 1: "good", 2: "middling"}
-ORDERS = [{2: "middling", 0: "bad", 1: "good"}, {1: "good", 2: "middling", 0: "bad"}, {"2": "middling", "0": "bad", "1": "good"}]
+ORDERS = [{1: "good", 2: "middling", 0: "bad"}, {"2": "middling", "0": "bad", "1": "good"}]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
@@ -116,9 +116,9 @@ def test_the_order_of_id2label_changes_nothing(order):
     model = bert()
     model.config = transformers.BertConfig.from_dict(model.config.to_dict() | {"id2label": order, "label2id": {}})
     answers = torch.stack([logits(model, ENCODER, row["text"]) for row in ROWS]).argmax(-1)
-    att = attattr.attribute(model, ENCODER, "a b c")
+    att = attattr.attribute(model, ENCODER, "a b c", steps=1)
     assert att.label == NAMES[int(logits(model, ENCODER, "a b c").argmax())]
-    assert attattr.attribute(model, ENCODER, "a b c", target="good").target == 1
+    assert attattr.attribute(model, ENCODER, "a b c", target="good", steps=1).target == 1
     named = [row | {"label": NAMES[row["label"]]} for row in ROWS]
     accuracy = float((answers == torch.tensor([row["label"] for row in ROWS])).float().mean())
     for rows in (ROWS, named):
@@ -179,10 +179,10 @@ PROBLEMS = [
 def test_f_is_what_the_models_own_problem_makes_of_its_outputs(options, target, quantity, decide):
     model, text = classifier(**options), "a b c"
     inputs = ENCODER(text, return_tensors="pt")
-    att = attattr.attribute(model, ENCODER, text, target=target)
+    att = attattr.attribute(model, ENCODER, text, target=target, steps=4)
     assert att.quantity == quantity
     is_right(att, model, inputs, lambda out: decide(out.logits[0].double()))
-    is_right(attattr.attribute_inputs(model, inputs, target=target), model, inputs, lambda out: decide(out.logits[0].double()))
+    assert attattr.attribute_inputs(model, inputs, target=target, steps=1).value == pytest.approx(att.value, abs=1e-6)
     masked = {**inputs, "input_ids": inputs["input_ids"].clone()}
     masked["input_ids"][0, 2] = ENCODER.mask_token_id
     with torch.no_grad():
@@ -276,16 +276,22 @@ PADS = {
 }
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "opt", "bloom"])
-@pytest.mark.parametrize("pads", PADS)
+FEW = {
+    "llama": ("with one that texts have", "neither has one", "on the left"),
+    "qwen3": ("the model pads with another", "neither has one"),
+    "opt": ("neither has one",),
+    "bloom": ("the model pads with another",),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "pads"), [("gpt2", pads) for pads in PADS] + [(name, pads) for name, some in FEW.items() for pads in some]
+)
 def test_a_decoder_says_of_a_text_in_a_list_what_it_says_of_it_alone(name, pads):
-    few = ("the model pads with another", "neither has one", *(("with one that texts have", "on the left") if name == "llama" else ()))
-    if name != "gpt2" and pads not in few:
-        pytest.skip("every disagreement for one family, some for the others")
     pad, tokenizer = PADS[pads]
     model = changed(tiny(name) if name in ("qwen3", "opt", "bloom") else family(name), pad_token_id=pad)
-    found = attattr.attribute(model, tokenizer, TEXTS, steps=2)
-    alone = attattr.attribute(model, tokenizer, TEXTS[0], steps=2)
+    found = attattr.attribute(model, tokenizer, TEXTS, steps=1)
+    alone = attattr.attribute(model, tokenizer, TEXTS[0], steps=1)
     assert torch.allclose(found[0].scores, alone.scores, atol=1e-6)
     for text, att in zip([*TEXTS, TEXTS[0]], [*found, alone], strict=True):
         assert att.value == pytest.approx(float(logits(model, tokenizer, text).softmax(-1)[att.target]), abs=1e-6)
@@ -320,8 +326,8 @@ def test_tensors_may_be_padded_on_either_side():
     model = changed(family("llama"), pad_token_id=0)
     left = {"input_ids": torch.tensor([[0, 0, 5, 9], [5, 6, 7, 8]]), "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])}
     right = {"input_ids": torch.tensor([[5, 9, 0, 0], [5, 6, 7, 8]]), "attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])}
-    (one, _), (other, _) = (attattr.attribute_inputs(model, inputs, steps=4, tokens=[["a", "e"], list("abcd")]) for inputs in (left, right))
-    alone = attattr.attribute_inputs(model, {"input_ids": torch.tensor([[5, 9]])}, steps=4, tokens=["a", "e"])
+    (one, _), (other, _) = (attattr.attribute_inputs(model, inputs, steps=2, tokens=[["a", "e"], list("abcd")]) for inputs in (left, right))
+    alone = attattr.attribute_inputs(model, {"input_ids": torch.tensor([[5, 9]])}, steps=2, tokens=["a", "e"])
     for att in (one, other):
         assert att.tokens == ("a", "e")
         assert att.value == pytest.approx(alone.value, abs=1e-5)
@@ -462,7 +468,7 @@ def test_a_module_of_ones_own_is_explained(make):
     def decide(out):
         return (out if isinstance(out, torch.Tensor) else out.logits)[0].double().softmax(-1)[1]
 
-    att = attattr.attribute(model, ENCODER, TEXTS, target=1)[0]
+    att = attattr.attribute(model, ENCODER, TEXTS, target=1, steps=4)[0]
     takes = ("input_ids", "attention_mask")
     is_right(att, model, {name: part for name, part in ENCODER(TEXTS[0], return_tensors="pt").items() if name in takes}, decide)
     assert att.label == "1"
@@ -501,7 +507,7 @@ def test_segments_that_a_model_does_not_know_are_left_out(name):
         inputs["token_type_ids"] = torch.zeros_like(inputs["token_type_ids"])
     elif name == "distilbert":
         del inputs["token_type_ids"]
-    is_right(attattr.attribute(model, tokenizer, pair, target=1), model, inputs, lambda out: out.logits[0].double().softmax(-1)[1])
+    is_right(attattr.attribute(model, tokenizer, pair, target=1, steps=4), model, inputs, lambda out: out.logits[0].double().softmax(-1)[1])
 
 
 def test_a_configuration_that_asks_for_tuples_or_attention_changes_nothing():
@@ -567,10 +573,10 @@ def test_tokens_of_the_models_own_are_refused_where_attention_is_asked_for(name)
 @pytest.mark.parametrize("name", ADAPTED)
 def test_adapters_are_part_of_the_model(name):
     model = adapted(ADAPTED[name]())
-    att = attattr.attribute(model, ENCODER, "a b c", target=1)
+    att = attattr.attribute(model, ENCODER, "a b c", target=1, steps=4)
     assert abs(att.value - attattr.attribute(bert(), ENCODER, "a b c", target=1, steps=1).value) > 1e-3
     is_right(att, model, dict(ENCODER("a b c", return_tensors="pt")), lambda out: out.logits[0].double().softmax(-1)[1])
-    merged = attattr.attribute(copy.deepcopy(model).merge_and_unload(), ENCODER, "a b c", target=1)
+    merged = attattr.attribute(copy.deepcopy(model).merge_and_unload(), ENCODER, "a b c", target=1, steps=4)
     assert torch.allclose(merged.scores, att.scores, atol=1e-5)
 
 
@@ -583,7 +589,7 @@ def two_stacks():
     found = {}
     for name in ("bart", "t5", "mbart"):
         model = changed(tiny(name), eos_token_id=3)
-        found[name] = model, attattr.attribute(model, ENCODER, "a b c", target=1)
+        found[name] = model, attattr.attribute(model, ENCODER, "a b c", target=1, steps=12)
     return found
 
 
@@ -656,7 +662,7 @@ def sized(name, **options):
 def sized_as(kind, **options):
     """A small classifier of a family that is built as BERT is."""
     usual = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    config = getattr(transformers, f"{kind}Config")(**usual, num_labels=3, initializer_range=0.15, **options)
+    config = getattr(transformers, f"{kind}Config")(**usual | {"num_labels": 3, "initializer_range": 0.15} | options)
     torch.manual_seed(0)
     return getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
 
@@ -675,7 +681,7 @@ TOKEN_TARGETS = [("predicted", None), ("b", "b"), (6, "b"), (("b", "d"), "b − 
 def test_a_language_model_is_explained_by_the_logit_of_a_token_or_the_difference_of_two(kind, target, label):
     model, tokenizer = (sized("BertForMaskedLM"), ENCODER) if kind == "masked" else (causal(), DECODER)
     texts, places = (["a [MASK] c", "[MASK]"], (2, 1)) if kind == "masked" else (["a b c", "d"], (-1, -1))
-    for text, place, att in zip(texts, places, attattr.attribute(model, tokenizer, texts, target=target), strict=True):
+    for text, place, att in zip(texts, places, attattr.attribute(model, tokenizer, texts, target=target, steps=4), strict=True):
         best = int(logits(model, tokenizer, text)[place].argmax())
         numbers = [
             {"predicted": best, "b": 6, "d": 8, "e": 9}.get(one, one) for one in (target if isinstance(target, tuple) else (target,))
@@ -689,8 +695,10 @@ def test_a_language_model_is_explained_by_the_logit_of_a_token_or_the_difference
         assert att.quantity == ("difference of logits" if isinstance(target, tuple) else "logit")
         assert label in (None, att.label)
         assert att.probabilities is None
-    own = attattr.attribute(model, tokenizer, texts, target=[target] * 2, steps=2)
-    assert own[1].value == pytest.approx(attattr.attribute(model, tokenizer, texts[1], target=target, steps=2).value, abs=1e-6)
+    own = attattr.attribute(
+        model, tokenizer, texts, target=["predicted", target] if not isinstance(target, tuple) else [target] * 2, steps=1
+    )
+    assert own[1].value == pytest.approx(att.value, abs=1e-6)
 
 
 def test_tokens_and_places_that_are_none_are_refused():
@@ -739,7 +747,7 @@ def test_outputs_that_are_no_decision_ask_for_a_function(name):
         "BertForQuestionAnswering": lambda out, example=None: out.start_logits[:, 2] + out.end_logits[:, 3],
         "BertForTokenClassification": lambda out, example=None: out.logits.softmax(-1)[:, 2, 1],
     }
-    att = attattr.attribute(model, ENCODER, "a b c", target=functions[name])
+    att = attattr.attribute(model, ENCODER, "a b c", target=functions[name], steps=4)
     is_right(att, model, dict(ENCODER("a b c", return_tensors="pt")), functions[name])
     assert (att.target, att.probabilities) == (None, None)
 
@@ -795,7 +803,7 @@ def test_pictures_are_explained():
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.15}
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)).eval()
     pixels = torch.randn(2, 3, 8, 8)
-    found = attattr.attribute_inputs(model, {"pixel_values": pixels}, target=[1, "LABEL_2"])
+    found = attattr.attribute_inputs(model, {"pixel_values": pixels}, target=[1, "LABEL_2"], steps=4)
     for row, (att, target) in enumerate(zip(found, (1, 2), strict=True)):
         assert att.tokens == ("0", "1", "2", "3", "4")
         own = {"pixel_values": pixels[[row]]}
@@ -839,7 +847,7 @@ def test_what_a_decoder_writes_next_is_explained(name):
     make, inputs, places = SPOKEN[name]
     torch.manual_seed(0)
     model, inputs = make(), inputs | {"decoder_input_ids": torch.tensor([[2, 9, 11]])}
-    att = attattr.attribute_inputs(model, inputs, target=(7, 8))
+    att = attattr.attribute_inputs(model, inputs, target=(7, 8), steps=8)
     assert att.kinds == ("encoder",) * 2 + ("decoder", "cross") * 2
     assert att.tokens == tuple(map(str, range(places)))
     assert att.decoder_tokens == ("2", "9", "11")
@@ -861,11 +869,11 @@ def test_clip_is_explained_by_how_a_picture_fits_a_text():
     model = clip()
     pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "pixel_values": pixels}
-    att = attattr.attribute_inputs(model, inputs, target=lambda out, example: out.logits_per_image.diagonal())
+    att = attattr.attribute_inputs(model, inputs, target=lambda out, example: out.logits_per_image.diagonal(), steps=8)
     is_right(att, model, inputs, lambda out: out.logits_per_image[0, 0].double())
     for of_others in (lambda out, example: out.logits_per_image[:, 0], lambda out, example: out.logits_per_text.mean(0)):
         with refused(ValueError, "gives a row what is of other rows: expected a number of each row by itself"):
-            attattr.attribute_inputs(model, inputs, target=of_others)
+            attattr.attribute_inputs(model, inputs, target=of_others, steps=1)
 
 
 # Inputs -------------------------------------------------------------------------------------------------------------------------------
@@ -1188,7 +1196,7 @@ def test_a_model_takes_as_many_tokens_as_it_has_positions_and_not_one_more(kind)
     att = attattr.attribute(model, tokenizer, longest, target=1, steps=1, layers=[0])
     assert len(att.tokens) == 32
     assert att.value == pytest.approx(float(logits(model, tokenizer, longest).softmax(-1)[1]), abs=1e-6)
-    with refused(ValueError, "a text of 33 tokens, but this model takes at most 32: shorten 'b b.*', row 1, or pass truncation=True"):
+    with refused(ValueError, "a text of 33 tokens, but this model takes at most 32: shorten 'b b .*, row 1, or pass truncation=True"):
         attattr.attribute(model, tokenizer, ["a", longer], steps=1)
     short = attattr.attribute(model, tokenizer, ["a", longer], steps=1, truncation=True, layers=[0])[1]
     assert (short.text, len(short.tokens)) == (longest, 32)
@@ -1217,13 +1225,15 @@ WRITTEN = [
 def test_words_and_places_lead_back_to_the_raw_text(make, text, words):
     tokenizer, parts = make(), text if isinstance(text, tuple) else (text,)
     model = classifier(num_labels=3) if make is not bytes_tokenizer else sized_as_of(300)
-    att = attattr.attribute(model, tokenizer, text, target=1)
+    att = attattr.attribute(model, tokenizer, text, target=1, steps=2)
     assert att.words == words
     segments = tokenizer(*parts).sequence_ids()
     assert [span is None for span in att.offsets] == [segment is None for segment in segments]
     for token, span, segment in zip(att.tokens, att.offsets, segments, strict=True):
-        assert "Ġ" not in token
         assert "\ufffd" not in token
+        if span is None or not parts[segment][slice(*span)].strip():
+            continue  # a space alone is shown as the tokenizer writes it
+        assert "Ġ" not in token
         if span is not None and span[0] < span[1] and "##" not in token and token != "[UNK]" and not token.isascii():
             assert token == parts[segment][slice(*span)].strip()
     by_word = att.by_word()
@@ -1363,7 +1373,7 @@ def test_files_that_are_damaged_or_something_else_are_refused(results, tmp_path)
 
 @pytest.mark.parametrize("kind", ["gemma2", "olmo2", "glm4"])
 def test_a_norm_right_after_attention_is_named(kind):
-    att = attattr.attribute(tiny(kind), DECODER, "a b c d", steps=8)
+    att = attattr.attribute(tiny(kind), DECODER, "a b c d", steps=4)
     assert not att.certified
     assert any("as if a norm followed attention" in cause for cause in att.causes)
     assert "NOT certified" in att._repr_html_()
@@ -1374,17 +1384,14 @@ def test_llama_and_bert_have_no_norm_there():
         assert attattr.attribute(model, tokenizer, "a b c d").causes == ()
 
 
-@pytest.mark.parametrize("kind", ["lilt", "canine", "xmod", "modernbert-decoder", "qwen3_5_text", "diffllama"])
+@pytest.mark.parametrize("kind", ["lilt", "canine", "xmod", "modernbert-decoder", "diffllama"])
 def test_models_that_crashed_sum_to_what_their_layers_bring(kind):
-    model = tiny(kind) if kind not in ("xmod",) else None
-    if model is None:
-        config = transformers.XmodConfig(vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-        config.languages, config.default_language, config.num_labels, config.initializer_range = ["en_XX"], "en_XX", 3, 0.15
-        torch.manual_seed(0)
-        model = transformers.XmodForSequenceClassification(config).eval()
-    many = attattr.attribute(model, DECODER, TEXTS[:2], target=1, steps=32)
+    own = {"lilt": ("Lilt", {"hidden_size": 48}), "xmod": ("Xmod", {"languages": ["en_XX"], "default_language": "en_XX"})}
+    model = sized_as(own[kind][0], **own[kind][1]) if kind in own else tiny(kind)
+    texts = ["a b c d e", "f g h i j k l"]
+    many = attattr.attribute(model, DECODER, texts, target=1, steps=2)
     takes = inspect.signature(model.forward).parameters
-    for text, att in zip(TEXTS, many, strict=False):
+    for text, att in zip(texts, many, strict=True):
         inputs = {name: part for name, part in DECODER(text, return_tensors="pt").items() if name in takes}
         assert att.value == pytest.approx(float(logits(model, DECODER, text).softmax(-1)[1]), abs=1e-5)
         expected = lost(model, inputs, lambda out: out.logits[0].double().softmax(-1)[1], len(att.scores))
