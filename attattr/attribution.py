@@ -35,7 +35,7 @@ from .tap import Recording, record, replay, rows_of, widened
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
 LOGITS_PER_TOKEN = 8192  # of a language model: as many take the room of one token of a layer
-EARLY = 0.05  # a share of the path where little should be decided
+EARLY = (0.05, 0.5)  # where on the path F should not be what it is at its end
 
 
 @overload
@@ -301,8 +301,8 @@ def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Te
     """Why the path says little of a decision, or why it was not settled, where that can be told."""
     moved = difference.abs() > 1e-2
     found = []
-    if moved.any() and ((early - 1).abs()[moved] < 0.1).float().mean() > 0.5:  # one layer may be there by chance
-        found.append(f"with α = {EARLY} F is where it is with α = 1, in most layers that move it, as if a norm followed attention")
+    if (((early - 1).abs() < 0.1) & moved).any():
+        found.append(f"with α = {EARLY[0]} F is where it is with α = 1, and stays there, as if a norm followed attention")
     if not difference.any():
         found.append("F is the same without any of the attention: it is saturated, or does not depend on it")
     if not settled and routes(model):
@@ -323,14 +323,15 @@ def integrate(
     """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance.
 
     Returns the scores, "B L H N K", and what is known of them, "B L": the parts of an `Attribution` by their names, and ``early``, the
-    share of F(A) - F(0) that is reached at α = ``EARLY``.
+    share of F(A) - F(0) that is reached at those α of ``EARLY`` where it is farther from 1.
     """
     chosen = torch.tensor(range(len(recording.context)) if layers is None else layers, device=targets.device)
     kept = torch.tensor(range(recording.attention[0].shape[1]) if heads is None else heads, device=targets.device)
     shape = len(targets), len(chosen)
-    before, without = decisions_at(model, recording, targets, own, chosen, (EARLY, 0.0))
+    *before, without = decisions_at(model, recording, targets, own, chosen, (*EARLY, 0.0))
     difference = decision_value(recording.logits, targets, own)[:, None] - without
-    early = ((before - without) / difference).to(widened(recording.context[0]))
+    shares = torch.stack([(one - without) / difference for one in before]).to(widened(recording.context[0]))
+    early = shares.gather(0, (shares - 1).abs().argmax(0, keepdim=True))[0]
     difference = difference.to(early)
     sizes = [max(attention.shape[side] for attention in recording.attention) for side in (2, 3)]
     scores = torch.zeros(*shape, len(kept), *sizes, device=targets.device, dtype=early.dtype)

@@ -154,7 +154,7 @@ def texts_and_labels(
         mapped: Any = names[one] if names and isinstance(one, Hashable) and one in names else one
         if isinstance(mapped, str):
             mapped = called.get(mapped, called.get(mapped.lower(), int(mapped) if mapped.isdecimal() else None))
-        return None if isinstance(mapped, bool) or mapped not in range(len(ours)) else int(mapped)
+        return None if isinstance(mapped, bool | np.bool_) or mapped not in range(len(ours)) else int(mapped)
 
     theirs = getattr(getattr(rows, "features", {}).get(label), "names", None)
     if theirs is not None and not all(name.startswith("LABEL_") for name in ours):  # transformers' names for classes without any

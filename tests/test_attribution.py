@@ -275,7 +275,7 @@ def test_nan_weights_are_refused_and_inference_mode_is_no_obstacle(sst2):
 @pytest.mark.parametrize("kind", ["gemma2", "glm4", "olmo2"])
 def test_a_norm_right_after_attention_is_no_path_and_the_warning_says_so(kind):
     """Such a norm takes α out again: all is decided at once, whatever the rule makes of it."""
-    with pytest.warns(UserWarning, match=r"with α = 0.05 F is where it is with α = 1, in most layers"):
+    with pytest.warns(UserWarning, match=r"with α = 0.05 F is where it is with α = 1, and stays there"):
         att = attattr.attribute_inputs(tiny(kind), inputs([7]))
     assert not att.certified and "norm" in att.causes[0]
     assert attattr.attribute_inputs(tiny("llama"), inputs([7])).certified  # the same with its norms before attention
