@@ -358,6 +358,8 @@ def integrate(
         unsettled &= ~within(error, completeness, difference, max(tolerance, 2 * rounding))  # below it nothing is left to gain
         if not unsettled.any():
             break
+    if not scores.isfinite().all():
+        raise ValueError(f"scores of {type(model).__name__} that are not finite: check its weights for NaN")
     measured = {"difference": difference, "completeness": completeness, "error": error, "evaluations": evaluations, "early": early}
     return measured | {"scores": scores}
 

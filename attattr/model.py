@@ -20,8 +20,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     config = text_config(model)
     unnamed = getattr(config, "pad_token_id", 0) is None
-    model.eval()
     try:
+        model.eval()
         if unnamed:
             config.pad_token_id = -1
         yield
