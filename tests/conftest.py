@@ -25,10 +25,6 @@ ROOT = Path(__file__).parent.parent
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 settings.register_profile("quick", max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=SLOW)
 settings.register_profile("thorough", max_examples=500, database=None, deadline=None, print_blob=True, suppress_health_check=SLOW)
-from hypothesis import Phase
-
-settings.register_profile("probe", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate])
-settings.register_profile("wide", settings.get_profile("thorough"), max_examples=70)
 settings.load_profile(os.environ.get("ATTATTR_HYPOTHESIS", "quick"))
 
 
