@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .batches import Text
-from .data import one_of
+from .data import one_of, whole
 
 MEASURES = ("difference", "completeness", "error", "evaluations")  # one number a layer
 TENSORS = ("scores", "attention", "probabilities", *MEASURES)
@@ -166,14 +166,8 @@ def save(atts: Attribution | Sequence[Attribution], path: str | Path) -> None:
         tensors |= {f"{number}.{name}": part.cpu().clone().contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
         rest.append({name: part for name, part in parts.items() if not isinstance(part, Tensor)})
     told = json.dumps({"many": not isinstance(atts, Attribution), "parts": rest})
-    aside = Path(f"{path}.part")
-    try:
+    with whole(Path(path)) as aside:
         save_file(tensors, str(aside), metadata={"attributions": told, "sha256": checksum(tensors, told)})
-        aside.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def checksum(tensors: Mapping[str, Tensor], told: str) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas
+from safetensors import SafetensorError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -185,6 +187,22 @@ def read_utf8(path: Path, expected: str) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: byte {error.object[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file first: it then takes the place of the one at ``path``, which stays as it is if anything fails.
+
+    Raises ``OSError`` for whatever torch and safetensors raise on a full disk.
+    """
+    aside = path.with_name(f"{path.name}.new")
+    try:
+        yield aside
+        aside.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"cannot write {path}, which is as it was: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def lexicon(source: str | Path = "own") -> dict[str, frozenset[str]]:

@@ -10,7 +10,8 @@ from conftest import ROOT
 
 import attattr
 from attattr.book.commands import main, parser
-from attattr.book.files import alone, whole
+from attattr.book.files import alone
+from attattr.data import whole
 
 TEXTS = ["a warm and funny film .", "dull , empty , and far too long .", "NA", "never boring"]
 

@@ -19,10 +19,10 @@ from transformers import HfArgumentParser
 from .. import __version__
 from ..attribution import attribute
 from ..connections import Attribution, save
-from ..data import examples, read_utf8
+from ..data import examples, read_utf8, whole
 from ..decision import class_names
 from ..pretrained import load
-from .files import alone, whole
+from .files import alone
 from .reproduce import RESULTS, Run, reproduce
 from .reproduce.running import Request
 from .training.evaluation import accelerate, evaluate

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and by one process at a time."""
+"""Files that one process at a time works on; how one is written whole: `attattr.data.whole`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file first: it then takes the place of the one at ``path``, which stays as it is if anything fails.
-
-    Raises ``OSError`` for whatever torch and safetensors raise on a full disk.
-    """
-    aside = path.with_name(f"{path.name}.new")
-    try:
-        yield aside
-        aside.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSError(f"cannot write {path}, which is as it was: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

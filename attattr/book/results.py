@@ -14,9 +14,8 @@ from typing import Any
 
 import pandas
 
-from ..data import data_folder, one_of
+from ..data import data_folder, one_of, whole
 from ..triggers import Trigger
-from .files import whole
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
 COLUMNS = {  # beside ``task``, which is the first of every table of a task
