@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 import warnings
 from contextlib import contextmanager
 
@@ -111,7 +112,12 @@ NAMES = {0: "bad", 1: "good", 2: "middling"}
 ORDERS = [{1: "good", 2: "middling", 0: "bad"}, {"2": "middling", "0": "bad", "1": "good"}]
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+def named(one):
+    """The name of a parameter in that of its test, the same in every process: without places in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(one))[:60]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=named)
 def test_the_order_of_id2label_changes_nothing(order):
     model = bert()
     model.config = transformers.BertConfig.from_dict(model.config.to_dict() | {"id2label": order, "label2id": {}})
@@ -134,7 +140,7 @@ def test_the_order_of_id2label_changes_nothing(order):
 
 
 @pytest.mark.parametrize(
-    "names", [{0: "a", 1: "b"}, {1: "a", 2: "b", 3: "c"}, {0: "a", 1: "b", 2: "c", 3: "d"}, {0: "a", 1: "a", 2: "b"}, {5: "a"}], ids=str
+    "names", [{0: "a", 1: "b"}, {1: "a", 2: "b", 3: "c"}, {0: "a", 1: "b", 2: "c", 3: "d"}, {0: "a", 1: "a", 2: "b"}, {5: "a"}], ids=named
 )
 def test_names_that_are_not_one_for_each_output_are_refused_everywhere(names):
     model = changed(bert(), id2label=names)
@@ -175,7 +181,7 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "target", "quantity", "decide"), PROBLEMS, ids=lambda one: str(one)[:60])
+@pytest.mark.parametrize(("options", "target", "quantity", "decide"), PROBLEMS, ids=named)
 def test_f_is_what_the_models_own_problem_makes_of_its_outputs(options, target, quantity, decide):
     model, text = classifier(**options), "a b c"
     inputs = ENCODER(text, return_tensors="pt")
@@ -195,7 +201,7 @@ def test_f_is_what_the_models_own_problem_makes_of_its_outputs(options, target, 
     assert float(everything[target]) == pytest.approx(att.value, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [one[0] for one in PROBLEMS[:5]], ids=str)
+@pytest.mark.parametrize("options", [one[0] for one in PROBLEMS[:5]], ids=named)
 def test_models_that_choose_no_class_have_no_accuracy(options):
     model = classifier(**options)
     for label in (0, 0.5, [1, 0, 1]):
@@ -212,12 +218,12 @@ def test_models_that_choose_no_class_have_no_accuracy(options):
 TARGETS = [1, np.int64(1), np.str_("LABEL_1"), "LABEL_1", torch.tensor(1), ["LABEL_1"], [1], np.array([1]), torch.tensor([1])]
 
 
-@pytest.mark.parametrize("target", [*TARGETS, pandas.Series([1], index=[9])], ids=repr)
+@pytest.mark.parametrize("target", [*TARGETS, pandas.Series([1], index=[9])], ids=named)
 def test_a_class_may_be_spelled_in_many_ways(target):
     assert attattr.attribute(bert(), ENCODER, "a b", target=target, steps=1).label == "LABEL_1"
 
 
-@pytest.mark.parametrize("targets", [[0, 2], np.array([0, 2]), torch.tensor([0, 2]), pandas.Series([0, 2]), ["LABEL_0", 2]], ids=repr)
+@pytest.mark.parametrize("targets", [[0, 2], np.array([0, 2]), torch.tensor([0, 2]), pandas.Series([0, 2]), ["LABEL_0", 2]], ids=named)
 def test_each_text_may_have_its_own_target(targets):
     found = attattr.attribute(bert(), ENCODER, ["a b c", "d"], target=targets, steps=1)
     assert [att.target for att in found] == [0, 2]
@@ -233,7 +239,7 @@ def test_each_text_may_have_its_own_function():
     assert [att.value for att in found] == pytest.approx([float(plain[0]), float(plain[1]), float(plain.softmax(-1)[2])], abs=1e-6)
 
 
-@pytest.mark.parametrize("target", ["b", "label_1", 3, -1, True, None, 0.5, (1, 2), {"a": 1}, b"LABEL_1", [1, 2], [[1]]], ids=repr)
+@pytest.mark.parametrize("target", ["b", "label_1", 3, -1, True, None, 0.5, (1, 2), {"a": 1}, b"LABEL_1", [1, 2], [[1]]], ids=named)
 def test_targets_that_are_none_are_refused(target):
     with refused(ValueError, "unknown target|2 targets for 1 texts|expected one token"):
         unchecked(attattr.attribute)(bert(), ENCODER, "a b", target=target)
@@ -479,7 +485,7 @@ def test_a_module_of_ones_own_is_explained(make):
         ASKED["gradient"](model)
 
 
-@pytest.mark.parametrize("tokenizer", ["bert", None, ENCODER.backend_tokenizer, str.split], ids=repr)
+@pytest.mark.parametrize("tokenizer", ["bert", None, ENCODER.backend_tokenizer, str.split], ids=named)
 def test_what_is_no_tokenizer_is_refused(tokenizer):
     with refused(TypeError, "is no tokenizer of transformers"):
         unchecked(attattr.attribute)(bert(), tokenizer, "a b")
@@ -676,7 +682,7 @@ def causal():
 TOKEN_TARGETS = [("predicted", None), ("b", "b"), (6, "b"), (("b", "d"), "b − d"), (("b", 8), "b − d"), (("predicted", "e"), None)]
 
 
-@pytest.mark.parametrize(("target", "label"), TOKEN_TARGETS, ids=lambda one: str(one)[:20])
+@pytest.mark.parametrize(("target", "label"), TOKEN_TARGETS, ids=named)
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_a_language_model_is_explained_by_the_logit_of_a_token_or_the_difference_of_two(kind, target, label):
     model, tokenizer = (sized("BertForMaskedLM"), ENCODER) if kind == "masked" else (causal(), DECODER)
@@ -903,13 +909,13 @@ def test_inputs_that_are_none_are_refused(kind):
         unchecked(attattr.attribute_inputs)(bert(), inputs)
 
 
-@pytest.mark.parametrize("tokens", [["a"], [], [["a", "b", "c"]] * 2, list("abcd"), "ab"], ids=repr)
+@pytest.mark.parametrize("tokens", [["a"], [], [["a", "b", "c"]] * 2, list("abcd"), "ab"], ids=named)
 def test_names_that_are_not_of_the_tokens_are_refused(tokens):
     with refused(ValueError, "tokens for the 3 of row 0|tokens of 2 examples for 1 rows"):
         unchecked(attattr.attribute_inputs)(bert(), {"input_ids": IDS}, tokens=tokens)
 
 
-@pytest.mark.parametrize("wanted", [[2, 0, 2], (0, 2), range(0, 3, 2), np.array([0, 2]), [np.int64(2), 0]], ids=repr)
+@pytest.mark.parametrize("wanted", [[2, 0, 2], (0, 2), range(0, 3, 2), np.array([0, 2]), [np.int64(2), 0]], ids=named)
 def test_some_layers_and_heads_are_those_of_all(wanted):
     whole = attattr.attribute(bert(), ENCODER, "a b c", steps=4)
     some = unchecked(attattr.attribute)(bert(), ENCODER, "a b c", steps=4, layers=wanted, heads=wanted)
@@ -921,7 +927,9 @@ def test_some_layers_and_heads_are_those_of_all(wanted):
         attattr.attribution_graph(some)
 
 
-@pytest.mark.parametrize("wanted", [[], [4], [-1], [1.0], 1, "1", [True, False, True], np.array([True, False]), "all", {}, [[0]]], ids=repr)
+@pytest.mark.parametrize(
+    "wanted", [[], [4], [-1], [1.0], 1, "1", [True, False, True], np.array([True, False]), "all", {}, [[0]]], ids=named
+)
 @pytest.mark.parametrize("name", ["layers", "heads"])
 def test_layers_and_heads_that_are_none_are_refused(name, wanted):
     with refused(ValueError, f"{name}=.*: expected .*some of 0 to"):
@@ -1107,12 +1115,12 @@ def labelled(labels, **reading):
     ]
 
 
-@pytest.mark.parametrize(("labels", "numbers"), LABELS, ids=str)
+@pytest.mark.parametrize(("labels", "numbers"), LABELS, ids=named)
 def test_labels_may_be_numbers_or_names(labels, numbers):
     assert labelled(labels) == numbers
 
 
-@pytest.mark.parametrize("label", BAD_LABELS, ids=repr)
+@pytest.mark.parametrize("label", BAD_LABELS, ids=named)
 def test_labels_that_are_none_are_refused_with_their_row(label):
     with refused(ValueError, r"row 1 has label .*: expected 0 to 2, the classes \['Neg', 'neu', 'pos'\], or names="):
         labelled(pandas.Series([0, label, 1], dtype=object))
@@ -1151,9 +1159,7 @@ def test_a_dataset_names_its_classes_and_they_are_the_models_by_name(classes, na
         texts_and_labels(model, ENCODER, unlabelled, names=names)
 
 
-@pytest.mark.parametrize(
-    "rows", [[], TEXTS, COLUMN["text"], "food", [*ROWS, "a"], pandas.DataFrame({"text": [], "label": []})], ids=lambda one: str(one)[:20]
-)
+@pytest.mark.parametrize("rows", [[], TEXTS, COLUMN["text"], "food", [*ROWS, "a"], pandas.DataFrame({"text": [], "label": []})], ids=named)
 def test_rows_without_columns_are_refused(rows):
     for ask in (attattr.head_importance, attattr.mine_triggers):
         with refused(ValueError, "no rows: expected at least one example with its label, in a table"):
@@ -1221,7 +1227,7 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(("make", "text", "words"), WRITTEN, ids=lambda one: str(one)[:24])
+@pytest.mark.parametrize(("make", "text", "words"), WRITTEN, ids=named)
 def test_words_and_places_lead_back_to_the_raw_text(make, text, words):
     tokenizer, parts = make(), text if isinstance(text, tuple) else (text,)
     model = classifier(num_labels=3) if make is not bytes_tokenizer else sized_as_of(300)
