@@ -125,7 +125,7 @@ def fused_weights(query: Tensor, key: Tensor, value: Tensor, *mask: Any, **optio
     """The attention weights, and the values of every head, of what torch's fused attention computes: of values 1, it shows the weights."""
     ones = torch.eye(key.shape[2], dtype=value.dtype, device=value.device).expand(*value.shape[:2], -1, -1)
     with torch._C.DisableTorchFunction():  # no other block of this package takes it for one more layer
-        weights = scaled_dot_product_attention(query, key, ones, *mask, **options).nan_to_num()  # a token that sees nothing says nothing
+        weights = scaled_dot_product_attention(query, key, ones, *mask, **options)
     return weights, value.repeat_interleave(query.shape[1] // max(1, value.shape[1]), 1)  # a layer may have lost all its heads
 
 
@@ -160,11 +160,10 @@ def tapped(model: nn.Module, handler: Handler, layers: int | None = None) -> Ite
         if output is not None and layers not in (None, watch.layer):
             raise ValueError(f"something was given for {layers} layers, but {type(model).__name__} has {watch.layer}: expected as many")
 
-    hooks = model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True)
     fused = torch.backends.mha.get_fastpath_enabled()  # whole layers of torch's in one function, in which no attention is seen
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with watch, hooks[0], hooks[1]:
+        with model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True), watch:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -326,7 +325,9 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
         if queries != keys and keys not in sizes:  # of an encoder-decoder, keys are tokens of another layer
             raise TypeError(f"attention of {queries} queries to {keys} keys in layer {layer} of {name}: expected all tokens to all tokens")
         gap = (torch.einsum("bhnk,bhkd->bnhd", attention, value) - context).abs().amax()
-        if gap > torch.finfo(context.dtype).eps ** 0.5 * context.abs().amax():
+        if not context.isfinite().all():
+            raise ValueError(f"the output of layer {layer} of {name} is not finite: check its weights for NaN")
+        if not gap <= torch.finfo(context.dtype).eps ** 0.5 * context.abs().amax():
             raise ValueError(
                 f"the output of layer {layer} of {name} is not its attention times its values, but {float(gap):.2g} apart: "
                 "leave the `with` block of this package (prune_heads or the like) that the model is in"
