@@ -15,14 +15,15 @@ F is one number of the outputs, of a classifier the softmax probability of one c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, overload
 
 import numpy as np
+import psutil
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -31,11 +32,12 @@ from .connections import MEASURES, Attribution, within
 from .decision import Map, decide, decision_value, read, softmax
 from .model import alike, check_parameters, routes
 from .quadrature import Rule, rules_of
-from .tap import Recording, record, replay, rows_of, widened
+from .tap import GRADIENT_SCALE, Recording, end_gradients, record, replay, rows_of, widened
 
 TOKENS_PER_PASS = 4096  # of all branches together: what fits a laptop's memory and keeps its cores busy
 LOGITS_PER_TOKEN = 8192  # of a language model: as many take the room of one token of a layer
-EARLY = (0.05, 0.5)  # where on the path F should not be what it is at its end
+EARLY = 0.05  # where on the path F should not be what it is at its end
+GIB = 2**30
 
 
 @overload
@@ -47,11 +49,12 @@ def attribute(
     tokenizer: Tokenizer,
     text: Any,
     target: Any = "predicted",
-    method: str = "gauss-legendre",
+    method: str | None = None,
     steps: int | str = "auto",
     tolerance: float = 1e-2,
     layers: Any = None,
     heads: Any = None,
+    memory: float | None = None,
     columns: str | Sequence[str] | None = None,
     truncation: bool = False,
     progress: bool = False,
@@ -66,12 +69,13 @@ def attribute(
         target: what F is of: ``"predicted"``, a class id or name; for a language model a token, or a tuple of two, whose logits'
             difference it is; a list: one for each text; or a function of your own, ``target(outputs, example) -> Float["R"]``, one number
             for each row of the model's outputs; ``example`` has ``tokens``, ``length``, and ``padding``.
-        method: the rule for the integral: ``"gauss-legendre"``, ``"riemann"`` (right sums, as printed in the paper), or
-            ``"riemann-left"`` (the authors' code).
-        steps: gradients for each layer and text, or ``"auto"`` (Gauss-Legendre only): as many as that layer of that text
-            needs for the tolerance.
+        method: the rule for the integral; None: for ``"auto"`` nested Clenshaw-Curtis rules, for a number of steps
+            ``"gauss-legendre"``. Or ``"clenshaw-curtis"``, ``"riemann"`` (right sums, as printed in the paper), ``"riemann-left"``
+            (the authors' code), with a number of steps.
+        steps: nodes of the rule, or ``"auto"``: as many as that layer of that text needs for the tolerance.
         tolerance: for ``"auto"``, the relative error (Frobenius norm) that each layer's scores may have.
         layers, heads: which to explain, and which to keep the scores of, counted from 0; None: all. Long texts have large matrices.
+        memory: how many GiB may be taken for it, beside the model and the results; None: what the machine can spare, at most 2.
         columns: of a table, the one or two that hold the text.
         truncation: shorten a text that is too long for the model (``text`` of the result is what is left), instead of refusing it.
         progress: show a progress bar over the texts.
@@ -81,7 +85,7 @@ def attribute(
 
     Raises:
         TypeError: text that is not text, or a model whose attention cannot be tapped.
-        ValueError: empty or too long text, an unknown target, method or number of steps, logits that are not finite.
+        ValueError: empty or too long text, an unknown target, method or number of steps, logits that are not finite, too little memory.
 
     Warns:
         UserWarning: the tolerance could not be met, or the path says little; ``error``, ``completeness`` and ``causes`` tell.
@@ -92,7 +96,7 @@ def attribute(
     >>> att.label, att.tokens[2:6], att.certified
     ('positive', ('warm', 'and', 'funny', 'film'), True)
     """
-    options = Options(rules_of(method, steps), tolerance, layers, heads)
+    options = Options(rules_of(method, steps), tolerance, layers, heads, memory)
     texts, many = check_texts(text, columns)
     texts = shortened(model, tokenizer, texts) if truncation else texts
     alone = (
@@ -110,11 +114,12 @@ def attribute_inputs(
     inputs: Mapping[str, Any],
     target: Any = "predicted",
     tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
-    method: str = "gauss-legendre",
+    method: str | None = None,
     steps: int | str = "auto",
     tolerance: float = 1e-2,
     layers: Any = None,
     heads: Any = None,
+    memory: float | None = None,
     progress: bool = False,
 ) -> Attribution | list[Attribution]:
     """`attribute` for any model and what it takes: tensors of token ids, of pixels, or anything else, one row for each example.
@@ -123,7 +128,7 @@ def attribute_inputs(
         model: any module that attends, called with ``inputs`` by name.
         inputs: tensors with one row an example; anything else goes to the model as it is. Where an ``attention_mask`` is 0, there is no
             token.
-        target, method, steps, tolerance, layers, heads, progress: as for `attribute`; a token is given by its id.
+        target, method, steps, tolerance, layers, heads, memory, progress: as for `attribute`; a token is given by its id.
         tokens: names of the tokens (without padding) of the one example, or a list of them for each; None: their numbers.
 
     Returns:
@@ -138,7 +143,7 @@ def attribute_inputs(
     'positive'
     """
     check_parameters(model)
-    options = Options(rules_of(method, steps), tolerance, layers, heads)
+    options = Options(rules_of(method, steps), tolerance, layers, heads, memory)
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs of type {type(inputs).__name__}: expected tensors by name, with a row for each example")
     counts = {name: len(given) for name, given in inputs.items() if isinstance(given, Tensor) and given.ndim}
@@ -174,10 +179,13 @@ class Options:
     tolerance: float
     layers: Any = None
     heads: Any = None
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance={self.tolerance!r}: expected a number between 0 and 1")
+        if self.memory is not None and not (isinstance(self.memory, int | float) and self.memory > 0):
+            raise ValueError(f"memory={self.memory!r}: expected a number of GiB above 0, or None")
 
 
 def attribute_batches(
@@ -198,7 +206,7 @@ def attribute_batches(
     # Tensors made in inference mode can never take part in a gradient, so leave it if the caller is in it.
     with tqdm(total=len(texts), desc="attribute", unit="text", disable=not progress) as bar, torch.inference_mode(False):
         for batch in given:
-            found = attribute_batch(model, tokenizer, batch, [texts[i] for i in batch.index], [targets[i] for i in batch.index], options)
+            found = attributions_of(model, tokenizer, batch, [texts[i] for i in batch.index], [targets[i] for i in batch.index], options)
             results |= dict(zip(batch.index, found, strict=True))
             bar.update(len(batch.index))
     failed = [results[i] for i in range(len(texts)) if not results[i].certified]
@@ -214,20 +222,26 @@ def attribute_batches(
     return [results[i] for i in range(len(texts))]
 
 
-def attribute_batch(
+def attributions_of(
     model: nn.Module, tokenizer: Tokenizer | None, batch: Batch, texts: Sequence[Text], targets: Sequence[Any], options: Options
 ) -> list[Attribution]:
     """The `Attribution` of every text of one batch."""
-    recording = record(model, batch.inputs, partial(read, targets[0], batch.examples()))
-    decision = decide(model, tokenizer, recording.outputs, recording.logits, targets)
+    recording = record(model, batch.inputs, partial(read, targets[0], batch.examples()), gradients=True)
+    decision = decide(model, tokenizer, recording.outputs, recording.logits.detach(), targets)
+    path = Path(model, recording, decision.targets, decision.own, options.memory)
     chosen = some_of("layers", options.layers, len(recording.context))
     kept = some_of("heads", options.heads, recording.attention[0].shape[1])
-    outcome = integrate(model, recording, decision.targets, options.rules, options.tolerance, decision.own, chosen, kept)
-    value = decision_value(recording.logits, decision.targets, decision.own).tolist()
+    outcome = integrate(path, options.rules, options.tolerance, chosen, kept)
+    everyone, early, difference = path.everyone(), outcome["early"], outcome["difference"]
+    value = path.value(recording.logits.detach(), everyone)
+    without = value[:, None].to(difference) - difference
     if callable(targets[0]):  # of a text alone: what it makes of a row must not come from other rows
-        (alone,) = decisions_at(model, recording, decision.targets, decision.own, torch.tensor(chosen[-1:]).to(decision.targets), (0.0,))
-        if not alike(alone[:, 0].float(), torch.tensor(value).to(alone.device).float() - outcome["difference"][:, -1].float()):
+        ((alone,),) = path.at(chosen[-1:], [everyone], [0.0], gradients=False)[0]
+        if not alike(alone.to(without), without[:, -1]):
             raise ValueError(f"target {decision.labels[0]} gives a row what is of other rows: expected a number of each row by itself")
+    if (stays := (early - 1).abs() < 0.1).any():
+        soon = torch.cat(path.at(chosen, [everyone] * len(chosen), [EARLY], gradients=False)[0]).T.to(difference)
+        early = torch.where(stays, farthest(torch.stack([early, (soon - without) / difference])), early)
     found = []
     for b in range(len(batch.index)):
         tokens, decoder_tokens, places = names_and_places(tokenizer, recording, batch, b, chosen)
@@ -247,8 +261,8 @@ def attribute_batch(
                 method=options.rules[0].method,
                 tolerance=options.tolerance,
                 quantity=decision.quantity,
-                value=value[b],
-                causes=causes_of(model, measured["difference"], outcome["early"][b].cpu(), settled),
+                value=float(value[b]),
+                causes=causes_of(model, measured["difference"], early[b].cpu(), settled),
                 layers=tuple(recording.numbers[layer] for layer in chosen),
                 kinds=tuple(recording.kinds[layer] for layer in chosen),
                 decoder_tokens=decoder_tokens,
@@ -302,7 +316,7 @@ def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Te
     moved = difference.abs() > 1e-2
     found = []
     if (((early - 1).abs() < 0.1) & moved).any():
-        found.append(f"with α = {EARLY[0]} F is where it is with α = 1, and stays there, as if a norm followed attention")
+        found.append(f"with α = {EARLY} F is where it is with α = 1, and stays there, as if a norm followed attention")
     if not difference.any():
         found.append("F is the same without any of the attention: it is saturated, or does not depend on it")
     if not settled and routes(model):
@@ -310,105 +324,134 @@ def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Te
     return tuple(found)
 
 
-def integrate(
-    model: nn.Module,
-    recording: Recording,
-    targets: Int[Tensor, " B"] | Int[Tensor, "B T"],
-    rules: Sequence[Rule],
-    tolerance: float = 0.0,
-    own: Map = softmax,
-    layers: Any = None,
-    heads: Any = None,
-) -> dict[str, Tensor]:
-    """Eq. 4 for every example and layer of a recording, with one rule after the other until the error is within the tolerance.
+@dataclass(frozen=True)
+class Path:
+    """F of some texts, and its gradients, where the contexts of a layer are αc: forward passes that leave a recorded one there."""
+
+    model: nn.Module
+    recording: Recording
+    targets: Int[Tensor, " B"] | Int[Tensor, "B T"]
+    own: Map = softmax
+    memory: float | None = None  # GiB; None: see `room`
+
+    def everyone(self) -> Int[Tensor, " B"]:
+        """All texts."""
+        return torch.arange(len(self.targets), device=self.targets.device)
+
+    def value(self, logits: Float[Tensor, "R C"], example: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """F of rows that are of these texts."""
+        return decision_value(logits, self.targets[example], self.own)
+
+    def end(self) -> tuple[Float[Tensor, " B"], list[Float[Tensor, "B _N H _d"]]]:
+        """F at α = 1, where all layers' paths meet, and the gradients there, by one backward pass; none of a recording without them."""
+        value = self.value(self.recording.logits, self.everyone())
+        return value.detach(), end_gradients(self.recording, value.sum()) if self.recording.probes else []
+
+    def at(
+        self, layers: Sequence[int], rows: Sequence[Int[Tensor, " _b"]], scales: Sequence[float], gradients: bool = True
+    ) -> tuple[list[Float[Tensor, "S _b"]], list[Float[Tensor, "S _b _N H _d"] | None]]:
+        """Of each layer, for its rows at some scales α: F, and ∂F/∂c at αc, or None if F has no gradient there."""
+        device, counts = self.targets.device, [len(scales) * len(some) for some in rows]
+        layer = torch.tensor(layers).repeat_interleave(torch.tensor(counts)).to(device)
+        example = torch.cat([some.repeat(len(scales)) for some in rows])
+        scale = torch.cat([torch.tensor(scales).repeat_interleave(len(some)) for some in rows]).to(device)
+        values = []
+        found: dict[int, list[Tensor]] = {number: [] for number in layers}
+        for chunk in self.chunks(layer):
+            with torch.set_grad_enabled(gradients):
+                logits, leaves = replay(self.model, self.recording, example[chunk], layer[chunk], scale[chunk])
+                value = self.value(logits, example[chunk])
+            values.append(value.detach())
+            used = {number: leaf for number, leaf in enumerate(leaves) if len(leaf) and value.requires_grad}
+            slopes = torch.autograd.grad(value.sum() * GRADIENT_SCALE, list(used.values()), allow_unused=True) if used else ()
+            for number, slope in zip(used, slopes, strict=True):
+                found[number] += [] if slope is None else [widened(slope) / GRADIENT_SCALE]
+        of_layers = [value.reshape(len(scales), -1) for value in torch.cat(values).split(counts)]
+        return of_layers, [torch.cat(found[number]).unflatten(0, (len(scales), -1)) if found[number] else None for number in layers]
+
+    def chunks(self, layer: Int[Tensor, " R"]) -> Iterator[Int[Tensor, " r"]]:
+        """The branches in parts that fit the memory and, of a processor, the cache. Raises ``ValueError`` if none fits what was asked."""
+        tokens = max(context.shape[1] for context in self.recording.context)
+        vocabulary = getattr(self.recording.outputs, "logits", self.recording.logits)[0].numel() // LOGITS_PER_TOKEN
+        saved, allowed = torch.tensor(self.recording.saved), room(layer.device, self.memory)
+        if self.memory is not None and saved.max() > allowed:
+            raise ValueError(f"memory={self.memory} GiB: expected at least {2 * int(saved.max()) / GIB:.2g} for a text of {tokens} tokens")
+        share = (saved / allowed).clamp(min=max(tokens, vocabulary) / TOKENS_PER_PASS)[layer.cpu()]
+        parts = (share.cumsum(0) - share).floor().unique_consecutive(return_counts=True)[1]
+        yield from torch.arange(len(layer), device=layer.device).split(parts.tolist())
+
+    def scores(
+        self, layer: int, rows: Int[Tensor, " b"], weights: Float[Tensor, "W M"], gradients: Float[Tensor, "M b _N H _d"]
+    ) -> Float[Tensor, "W b H _N _K"]:
+        """A ⊙ (Ḡ Vᵀ) with Ḡ = Σ_k w_k ∂F/∂c(α_k c), once for each of some sets of weights."""
+        attention, value = (widened(part[layer][rows]) for part in (self.recording.attention, self.recording.value))
+        mean = torch.einsum("wm,mbnhd->wbnhd", weights.to(gradients), gradients)
+        return attention * torch.einsum("wbnhd,bhkd->wbhnk", mean, value)
+
+
+def room(device: torch.device, memory: float | None) -> float:
+    """Bytes for the passes that run at once: half of the memory that may be taken, or else a quarter of what the machine has to spare."""
+    if memory is not None:
+        return memory * GIB / 2
+    return torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else min(GIB, psutil.virtual_memory().available / 4)
+
+
+def integrate(path: Path, rules: Sequence[Rule], tolerance: float = 0.0, layers: Any = None, heads: Any = None) -> dict[str, Tensor]:
+    """Eq. 4 for every text and layer, with one rule after the other until the error is within the tolerance.
+
+    No gradient is computed twice: a rule takes those that the rule before asked for, and of α = 1 those of the recording.
 
     Returns the scores, "B L H N K", and what is known of them, "B L": the parts of an `Attribution` by their names, and ``early``, the
-    share of F(A) - F(0) that is reached at those α of ``EARLY`` where it is farther from 1.
+    share of F(A) - F(0) that is reached at that node of the first rule where it is farthest from 1.
     """
-    chosen = torch.tensor(range(len(recording.context)) if layers is None else layers, device=targets.device)
-    kept = torch.tensor(range(recording.attention[0].shape[1]) if heads is None else heads, device=targets.device)
-    shape = len(targets), len(chosen)
-    *before, without = decisions_at(model, recording, targets, own, chosen, (*EARLY, 0.0))
-    difference = decision_value(recording.logits, targets, own)[:, None] - without
-    shares = torch.stack([(one - without) / difference for one in before]).to(widened(recording.context[0]))
-    early = shares.gather(0, (shares - 1).abs().argmax(0, keepdim=True))[0]
-    difference = difference.to(early)
+    recording, everyone = path.recording, path.everyone()
+    chosen = list(range(len(recording.context)) if layers is None else layers)
+    kept = list(range(recording.attention[0].shape[1]) if heads is None else heads)
+    whole, at_end = path.end()
+    rows = [everyone] * len(chosen)  # of each layer, the texts that are not settled
+    known: list[dict[float, Tensor]] = [{1.0: at_end[layer]} if at_end else {} for layer in chosen]  # their gradients, by α
+    done = {*known[0]}
     sizes = [max(attention.shape[side] for attention in recording.attention) for side in (2, 3)]
-    scores = torch.zeros(*shape, len(kept), *sizes, device=targets.device, dtype=early.dtype)
-    total, error = torch.zeros_like(early), torch.full_like(early, torch.inf)
-    evaluations = torch.zeros(shape, dtype=torch.long, device=targets.device)
-    unsettled = torch.ones(shape, dtype=torch.bool, device=targets.device)
+    scores = widened(recording.context[0]).new_zeros(len(everyone), len(chosen), len(kept), *sizes)
+    total, error = scores.new_zeros(scores.shape[:2]), scores.new_zeros(scores.shape[:2])
+    evaluations = torch.zeros_like(total, dtype=torch.long)
     rounding = 8 * torch.finfo(recording.context[0].dtype).eps  # no rule is more exact than the numbers it adds up
-    for number, current in enumerate(rules):
-        place, example = unsettled.T.nonzero(as_tuple=True)
-        moved = difference[example, place].abs() > 1e-3
-        mean_gradient = path_integrals(model, recording, targets, example, chosen[place], current, own, moved)
-        for p, (b, k) in enumerate(zip(example.tolist(), place.tolist(), strict=True)):
-            attention, value = (widened(part[chosen[k]][b]) for part in (recording.attention, recording.value))
-            of_layer = mean_gradient[:, p, : attention.shape[1], :, : value.shape[2]]
-            new, *weaker = (attention * torch.einsum("nhd,hkd->hnk", g, value) for g in of_layer)
-            estimate = current.error([float((new - other).norm()) for other in weaker])
-            here = scores[b, k, :, : new.shape[1], : new.shape[2]]
-            if number:  # the rule before had fewer nodes: its distance is a second estimate, and never too small for long
-                estimate = min(estimate, float((new[kept] - here).norm()) * len(attention) / len(kept))
-            here.copy_(new[kept])
-            total[b, k], evaluations[b, k] = new.sum(), evaluations[b, k] + len(current.nodes)
-            error[b, k] = estimate / new.norm().clamp_min(1e-30) + rounding
+    for number, rule in enumerate(rules):
+        nodes = rule.nodes.tolist()
+        new = [scale for scale in nodes if scale not in done]
+        done |= {*new}
+        values, gradients = path.at(chosen, rows, new)
+        if not number:
+            starts = values if new[0] == 0 else path.at(chosen, rows, [0.0], gradients=False)[0]
+            without = torch.stack([of_layer[0] for of_layer in starts], 1)
+            shares = (torch.stack(values, 2) - without) / (whole[:, None] - without)
+            early = farthest(torch.cat([torch.ones_like(shares[:1]), shares[int(new[0] == 0) :]])).to(scores)
+            difference = (whole[:, None] - without).to(scores)
+        for place, (layer, here, slopes) in enumerate(zip(chosen, rows, gradients, strict=True)):
+            if slopes is None and (difference[here, place].abs() > 1e-3).any():
+                raise TypeError(f"F of {type(path.model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
+            if slopes is None:
+                continue
+            known[place] |= dict(zip(new, slopes, strict=True))
+            found = path.scores(layer, here, rule.weights, torch.stack([known[place][scale] for scale in nodes]))
+            norms = found.flatten(2).norm(dim=2)
+            scores[here, place, :, : found.shape[3], : found.shape[4]] = found[0][:, kept]
+            total[here, place] = found[0].sum((1, 2, 3))
+            error[here, place] = rule.error(norms[1:]).to(scores) / norms[0].clamp_min(1e-30)
+            evaluations[here, place] += sum(0 < scale < 1 for scale in new)
         completeness = (total - difference).abs()
-        unsettled &= ~within(error, completeness, difference, max(tolerance, 2 * rounding))  # below it nothing is left to gain
-        if not unsettled.any():
+        settled = within(error, completeness - rounding * whole.abs()[:, None].to(scores), difference, max(tolerance, rounding))
+        for place, here in enumerate(rows):
+            left = ~settled[here, place]
+            rows[place], known[place] = here[left], {scale: slopes[left] for scale, slopes in known[place].items()}
+        if settled.all():
             break
     if not scores.isfinite().all():
-        raise ValueError(f"scores of {type(model).__name__} that are not finite: check its weights for NaN")
-    measured = {"difference": difference, "completeness": completeness, "error": error, "evaluations": evaluations, "early": early}
-    return measured | {"scores": scores}
+        raise ValueError(f"scores of {type(path.model).__name__} that are not finite: check its weights for NaN")
+    measured = {"difference": difference, "completeness": completeness, "error": error + rounding, "evaluations": evaluations}
+    return measured | {"scores": scores, "early": early}
 
 
-def path_integrals(
-    model: nn.Module,
-    recording: Recording,
-    targets: Tensor,
-    example: Tensor,
-    layer: Tensor,
-    current: Rule,
-    own: Map,
-    moved: Bool[Tensor, " P"],
-) -> Float[Tensor, "W P N H d"]:
-    """Ḡ = Σ_k w_k ∂F/∂c(α_k c) for P pairs of example and layer, once for each of the rule's W sets of weights.
-
-    Raises ``TypeError`` if F has no gradient where it is ``moved`` by the layer.
-    """
-    weights = current.weights.to(widened(recording.context[0]))
-    tokens, size = (max(context.shape[side] for context in recording.context) for side in (1, 3))
-    total = weights.new_zeros(len(weights), len(example), tokens, recording.context[0].shape[2], size)
-    steps = len(current.nodes)
-    pair = torch.arange(len(example), device=weights.device).repeat_interleave(steps)
-    node = torch.arange(steps, device=weights.device).repeat(len(example))
-    vocabulary = getattr(recording.outputs, "logits", recording.logits)[0].numel() // LOGITS_PER_TOKEN
-    for chunk in torch.arange(len(pair), device=weights.device).split(max(1, TOKENS_PER_PASS // max(tokens, vocabulary))):
-        p, k = pair[chunk], node[chunk]
-        with torch.enable_grad():
-            logits, leaves = replay(model, recording, example[p], layer[p], current.nodes.to(weights)[k])
-            decided = decision_value(logits, targets[example[p]], own)
-            used = [leaf for leaf in leaves if len(leaf)]
-            found = torch.autograd.grad(decided.sum(), used, allow_unused=True) if decided.requires_grad else [None] * len(used)
-        lost = torch.tensor([gradient is None for gradient in found])[layer[p].unique_consecutive(return_inverse=True)[1].cpu()]
-        if moved[p][lost].any():
-            raise TypeError(f"F of {type(model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
-        gradients = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(used, found, strict=True)]
-        padded = [torch.nn.functional.pad(g, (0, size - g.shape[3], 0, 0, 0, tokens - g.shape[1])) for g in gradients]
-        total.index_add_(1, p, weights[:, k, None, None, None] * torch.cat(padded).to(weights.dtype))
-    return total
-
-
-def decisions_at(
-    model: nn.Module, recording: Recording, targets: Tensor, own: Map, chosen: Int[Tensor, " L"], scales: Sequence[float]
-) -> list[Float[Tensor, "B L"]]:
-    """F for every example when the contexts of one chosen layer are scaled, for each of some scales."""
-    shape = len(chosen), len(targets), len(scales)
-    layer = chosen.repeat_interleave(shape[1] * shape[2])
-    example = torch.arange(shape[1]).to(chosen).repeat_interleave(shape[2]).repeat(shape[0])
-    scale = torch.tensor(scales).to(chosen.device).repeat(shape[0] * shape[1])
-    with torch.no_grad():
-        logits, _ = replay(model, recording, example, layer, scale)
-    return list(decision_value(logits, targets[example], own).reshape(shape).permute(2, 1, 0))
+def farthest(shares: Float[Tensor, "S B L"]) -> Float[Tensor, "B L"]:
+    """Of some shares of F(A) - F(0) the one that is farthest from all of it."""
+    return shares.gather(0, (shares - 1).abs().argmax(0, keepdim=True))[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .attribution import integrate
+from .attribution import Path
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
 from .model import check_heads, check_numbers, layers_and_heads
 from .quadrature import rule
@@ -98,6 +98,14 @@ def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "
     return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
 
 
+def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H N N"]:
+    """Attr_h(A) for the gold label, by so many Gauss-Legendre nodes."""
+    path, nodes = Path(model, record(model, batch.inputs), gold), rule("gauss-legendre", steps)
+    layers, everyone = range(len(path.recording.context)), path.everyone()
+    _, gradients = path.at(layers, [everyone] * len(layers), nodes.nodes.tolist())
+    return torch.stack([path.scores(layer, everyone, nodes.weights[:1], gradients[layer])[0] for layer in layers], 1)
+
+
 def gains(model: Model, batch: Batch, objective: Callable[[Tensor], Tensor]) -> Float[Tensor, "B L N H"]:
     """c_i · ∂objective/∂c_i for each token i. A sum over the texts gives each its own gradient.
 
@@ -119,9 +127,7 @@ def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps:
 
 # Every measure by one signature, ``(model, batch, gold, steps)``: one number for each text and head, "B L H". See `head_importance`.
 METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = {
-    "attribution": lambda model, batch, gold, steps: largest(
-        integrate(model, record(model, batch.inputs), gold, [rule("gauss-legendre", steps)])["scores"], batch
-    ),
+    "attribution": lambda model, batch, gold, steps: largest(scores_of_gold(model, batch, gold, steps), batch),
     "taylor": lambda model, batch, gold, steps: gains(model, batch, partial(cross_entropy, target=gold, reduction="sum")).sum(2).abs(),
     "taylor-logits": lambda model, batch, gold, steps: gains(model, batch, torch.sum).abs().sum(2),
     "attention": lambda model, batch, gold, steps: largest(torch.stack(record(model, batch.inputs).attention, dim=1), batch),

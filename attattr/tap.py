@@ -63,6 +63,8 @@ class Recording:
     block_calls: tuple[int, ...]
     hidden: tuple[Tensor, ...]
     narrowed: nn.Module | None  # a norm after the last attention, above which only the first token's row can reach the outputs
+    probes: tuple[Tensor, ...]  # zeros that were added to the contexts, of whose gradients the logits know; none without gradients
+    saved: tuple[int, ...]  # bytes that a backward pass to each layer keeps of one example; 0 without gradients
 
 
 class Watch(TorchFunctionMode):
@@ -225,8 +227,8 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) -> Recording:
-    """Run ``model`` once, without gradients, and keep what happened in every layer.
+def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in, gradients: bool = False) -> Recording:
+    """Run ``model`` once, and keep what happened in every layer; with ``gradients``, `end_gradients` can be asked of it.
 
     Where `replay` from the layers on does not come to the same numbers, it will run the whole model.
 
@@ -240,11 +242,21 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) 
     within: list[list[int]] = []  # the calls that each layer was in, the outermost first
     norms: list[tuple[int, nn.Module]] = []  # every call of a norm, and how many layers were before it
     decoder: list[Any] = []
+    probes: list[Tensor] = []
+    saved: dict[int, tuple[int, int]] = {}  # by its place in memory, what the pass keeps: how many layers were before it, and its bytes
 
     def keep(layer: int, context: Tensor, weights: Weights) -> Tensor:
-        seen.append((*weights(), context.clone()))  # Nyströmformer adds to it in place
+        with torch.no_grad():
+            seen.append((*(part.detach() for part in weights()), context.detach().clone()))  # Nyströmformer adds to it in place
         within.append(list(inside))
+        if gradients:
+            probes.append(torch.zeros_like(context, requires_grad=True))
+            return context + probes[-1]
         return context
+
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = len(seen), tensor.untyped_storage().nbytes()
+        return tensor
 
     def enter(module: nn.Module, arguments: tuple, options: dict) -> None:
         inside.append(len(entered))
@@ -255,7 +267,8 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) 
 
     check_parameters(model)
     names = {module: name for name, module in model.named_modules()}
-    with torch.no_grad(), ExitStack() as stack:
+    with torch.set_grad_enabled(gradients), ExitStack() as stack:
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor))
         for module, name in names.items():
             if name.rpartition(".")[2].isdecimal():  # one of a list
                 stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -271,16 +284,21 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in) 
     rows = next(len(given) for given in inputs.values() if isinstance(given, Tensor))
     check_attention(model, seen, rows)
     kinds, numbers = places_of(model, attention, within, [names[module] for module, _ in entered])
-    logits = read(outputs, torch.arange(rows, device=context[0].device))
+    with torch.set_grad_enabled(gradients):
+        logits = read(outputs, torch.arange(rows, device=context[0].device))
     decoder_ids = decoder[0] if decoder and "cross" in kinds else None
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = [(after, size) for place, (after, size) in saved.items() if place not in weights]
+    sizes = tuple(sum(size for after, size in kept if after > layer) // rows for layer in range(len(seen)))
     parts = (attention, value, context, kinds, numbers, outputs, logits, read, decoder_ids, dict(inputs))
-    whole = Recording(*parts, blocks=(), block_calls=(), hidden=(), narrowed=None)
+    whole = Recording(*parts, blocks=(), block_calls=(), hidden=(), narrowed=None, probes=tuple(probes), saved=sizes)
     owner = [calls[-1] for calls in within if calls]
     modules = dict.fromkeys(entered[call][0] for call in owner)
     calls = [call for call, (module, _) in enumerate(entered) if module in modules]
     hidden = tuple(entered[call][1] for call in calls)
     if len(owner) < len(seen) or not all(isinstance(states, Tensor) for states in hidden):
         return whole
+    hidden = tuple(states.detach() for states in hidden)
     cut = replace(whole, blocks=tuple(modules), block_calls=tuple(map(calls.index, owner)), hidden=hidden)
     after = [norm for layers, norm in norms if layers == len(seen)]
     narrow = [replace(cut, narrowed=norm) for norm in after[:1]]
@@ -335,16 +353,24 @@ def check_attention(model: nn.Module, seen: Sequence[tuple[Tensor, Tensor, Tenso
 
 
 def agrees(model: nn.Module, recording: Recording) -> bool:
-    """Whether `replay` from every layer on, with nothing scaled, comes to the recorded numbers."""
-    examples, layers = len(recording.logits), len(recording.context)
-    example = torch.arange(examples, device=recording.logits.device).repeat(layers)
-    layer = torch.arange(layers, device=recording.logits.device).repeat_interleave(examples)
+    """Whether `replay` comes to the recorded numbers, with nothing scaled: of one example from every layer on, of all from the last."""
+    layers, examples = (torch.arange(len(part), device=recording.logits.device) for part in (recording.context, recording.logits))
+    example, layer = torch.cat([torch.zeros_like(layers), examples[1:]]), torch.cat([layers, layers[-1:].expand(len(examples) - 1)])
     try:
         with torch.no_grad():
             logits, _ = replay(model, recording, example, layer, torch.ones_like(layer, dtype=recording.context[0].dtype))
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
         return False
     return alike(logits, recording.logits[example])
+
+
+def end_gradients(recording: Recording, total: Tensor) -> list[Float[Tensor, "B _N H _d"]]:
+    """∂total/∂c of every layer for a function of the recorded logits, in float32 at least: all layers by one backward pass, once."""
+    found = torch.autograd.grad(total * GRADIENT_SCALE, recording.probes, allow_unused=True)
+    return [
+        widened(torch.zeros_like(probe) if gradient is None else gradient) / GRADIENT_SCALE
+        for gradient, probe in zip(found, recording.probes, strict=True)
+    ]
 
 
 def replay(

@@ -359,5 +359,5 @@ def attribute_attacked(
     written = tuple(tokenizer.decode(list(run)) for is_special, run in runs if not is_special)
     spelled: Text = written if isinstance(text, tuple) and len(written) == 2 else " ".join(written)
     given = grouped(model, tokenizer, [columns])
-    (att,) = attribute_batches(model, tokenizer, given, [spelled], target, Options(rules_of("gauss-legendre", "auto"), tolerance))
+    (att,) = attribute_batches(model, tokenizer, given, [spelled], target, Options(rules_of(None, "auto"), tolerance))
     return att, places
