@@ -179,7 +179,7 @@ class Options:
     tolerance: float
     layers: Any = None
     heads: Any = None
-    memory: float | None = None
+    memory: float | int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
@@ -228,7 +228,7 @@ def attributions_of(
     """The `Attribution` of every text of one batch."""
     recording = record(model, batch.inputs, partial(read, targets[0], batch.examples()), gradients=True)
     decision = decide(model, tokenizer, recording.outputs, recording.logits.detach(), targets)
-    path = Path(model, recording, decision.targets, decision.own, options.memory)
+    path = AttentionPath(model, recording, decision.targets, decision.own, options.memory)
     chosen = some_of("layers", options.layers, len(recording.context))
     kept = some_of("heads", options.heads, recording.attention[0].shape[1])
     outcome = integrate(path, options.rules, options.tolerance, chosen, kept)
@@ -325,7 +325,7 @@ def causes_of(model: nn.Module, difference: Float[Tensor, " L"], early: Float[Te
 
 
 @dataclass(frozen=True)
-class Path:
+class AttentionPath:
     """F of some texts, and its gradients, where the contexts of a layer are αc: forward passes that leave a recorded one there."""
 
     model: nn.Module
@@ -393,10 +393,12 @@ def room(device: torch.device, memory: float | None) -> float:
     """Bytes for the passes that run at once: half of the memory that may be taken, or else a quarter of what the machine has to spare."""
     if memory is not None:
         return memory * GIB / 2
-    return torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else min(GIB, psutil.virtual_memory().available / 4)
+    return torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else min(float(GIB), psutil.virtual_memory().available / 4)
 
 
-def integrate(path: Path, rules: Sequence[Rule], tolerance: float = 0.0, layers: Any = None, heads: Any = None) -> dict[str, Tensor]:
+def integrate(
+    path: AttentionPath, rules: Sequence[Rule], tolerance: float = 0.0, layers: Any = None, heads: Any = None
+) -> dict[str, Tensor]:
     """Eq. 4 for every text and layer, with one rule after the other until the error is within the tolerance.
 
     No gradient is computed twice: a rule takes those that the rule before asked for, and of α = 1 those of the recording.

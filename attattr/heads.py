@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .attribution import Path
+from .attribution import AttentionPath
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
 from .model import check_heads, check_numbers, layers_and_heads
 from .quadrature import rule
@@ -100,7 +100,7 @@ def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "
 
 def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H N N"]:
     """Attr_h(A) for the gold label, by so many Gauss-Legendre nodes."""
-    path, nodes = Path(model, record(model, batch.inputs), gold), rule("gauss-legendre", steps)
+    path, nodes = AttentionPath(model, record(model, batch.inputs), gold), rule("gauss-legendre", steps)
     layers, everyone = range(len(path.recording.context)), path.everyone()
     _, gradients = path.at(layers, [everyone] * len(layers), nodes.nodes.tolist())
     return torch.stack([path.scores(layer, everyone, nodes.weights[:1], gradients[layer])[0] for layer in layers], 1)

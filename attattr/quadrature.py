@@ -8,7 +8,6 @@ limit, and so how far it still has to go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +29,7 @@ class Rule:
     nodes: Float[Tensor, " M"]
     weights: Float[Tensor, "W M"]
 
-    def error(self, norms: Sequence[Float[Tensor, "*B"]]) -> Float[Tensor, "*B"]:
+    def error(self, norms: Float[Tensor, _W * B]) -> Float[Tensor, "*B"]:
         """An estimate of the rule's error from the norms of what ``weights[1:]`` make of the integrand.
 
         Clenshaw-Curtis integrates the sum of Chebyshev polynomials a₀T₀ + ... + a_n T_n that the integrand is at its n + 1 nodes. It errs
@@ -44,10 +43,10 @@ class Rule:
         the error falls at least as fast from the weaker rule to the full one as it did before, so it is below b · (b/a).
         """
         if not len(norms):
-            return torch.tensor(torch.inf)
+            return norms.new_full(norms.shape[1:], torch.inf)
         if self.method == "gauss-legendre" and len(norms) > 1:
             return norms[0] * (norms[0] / norms[1]).nan_to_num(1.0).clamp(max=1.0)
-        return torch.stack(list(norms)).amax(0)
+        return norms.amax(0)
 
 
 def rule(method: str, steps: int | str) -> Rule:

@@ -213,8 +213,9 @@ def integrated_gradients(
     for count in EMBEDDING_STEPS if steps == "auto" else (steps,):
         current, before = rule("gauss-legendre", count), found
         slopes = words.decisions(empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
-        found, *doubts = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
-        distance = min(float(current.error([doubt.norm() for doubt in doubts])), float((found - before).norm()))
+        combined = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
+        found, doubts = combined[0], combined[1:]
+        distance = min(float(current.error(doubts.norm(dim=1))), float((found - before).norm()))
         error = distance / max(float(found.norm()), 1e-30)
         if steps != "auto" or within(torch.tensor(error), (found.sum() - difference).abs(), difference, tolerance).all():
             break

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import attattr
 from attattr import tap
-from attattr.attribution import integrate
+from attattr.attribution import AttentionPath, integrate
 from attattr.quadrature import rule
 
 TEXTS = ["a warm and funny film .", "the plot is thin , and the jokes , such as they are , arrive late .", "dull ."]
@@ -78,7 +78,7 @@ def test_equals_central_differences_of_single_attention_weights(name):
     recording = tap.record(model, batch)
     targets = recording.logits.argmax(-1)
     current = rule("gauss-legendre", 3)
-    scores = integrate(model, recording, targets, [current], 1e-2)["scores"][0]
+    scores = integrate(AttentionPath(model, recording, targets), [current], 1e-2)["scores"][0]
     step = 1e-6
     for layer, head, i, j in [(0, 0, 4, 1), (0, 3, 2, 0), (1, 1, 4, 4), (1, 2, 3, 2), (2, 0, 0, 0), (2, 3, 4, 2)]:
         total = 0.0
@@ -102,7 +102,7 @@ def test_equals_central_differences_of_single_attention_weights(name):
 def test_scores_sum_to_what_the_layer_contributes(name):
     model = family(name)
     recording = tap.record(model, inputs([6, 4]))
-    outcome = integrate(model, recording, recording.logits.argmax(-1), [rule("gauss-legendre", n) for n in (20, 40)], 1e-3)
+    outcome = integrate(AttentionPath(model, recording, recording.logits.argmax(-1)), [rule("gauss-legendre", n) for n in (20, 40)], 1e-3)
     kink = name == "distilbert"  # its classifier has a ReLU, and where the path meets one every rule converges slowly
     assert torch.allclose(outcome["scores"].sum((2, 3, 4)), outcome["difference"], atol=2e-3 if kink else 1e-4)
     assert outcome["scores"][1, :, :, 4:].abs().max() == 0  # padded queries and keys carry nothing
@@ -115,7 +115,7 @@ def test_only_the_row_that_the_classifier_reads_has_scores_in_the_last_layer(sst
     assert scores[-2, :, 1:].abs().max() > 0
     gpt2 = family("gpt2")  # reads its last token
     recording = tap.record(gpt2, inputs([6]))
-    last = integrate(gpt2, recording, recording.logits.argmax(-1), [rule("gauss-legendre", 3)], 1e-2)["scores"][0, -1]
+    last = integrate(AttentionPath(gpt2, recording, recording.logits.argmax(-1)), [rule("gauss-legendre", 3)], 1e-2)["scores"][0, -1]
     assert last[:, :-1].abs().max() == 0
     assert last[:, -1].abs().max() > 0
 
@@ -125,7 +125,7 @@ def test_a_gated_head_has_no_scores_and_permuted_heads_permute_them():
     batch = inputs([6])
     recording = tap.record(model, batch)
     targets = recording.logits.argmax(-1)
-    scores = integrate(model, recording, targets, [rule("gauss-legendre", 4)], 1e-2)["scores"]
+    scores = integrate(AttentionPath(model, recording, targets), [rule("gauss-legendre", 4)], 1e-2)["scores"]
     order = [2, 0, 3, 1]
     with torch.no_grad():
         for layer in model.bert.encoder.layer:
@@ -135,13 +135,13 @@ def test_a_gated_head_has_no_scores_and_permuted_heads_permute_them():
                 part.bias.copy_(part.bias[columns].clone())
             layer.attention.output.dense.weight.copy_(layer.attention.output.dense.weight[:, columns].clone())
         model.bert.encoder.layer[1].attention.output.dense.weight[:, 8:16] = 0
-    silenced = integrate(model, tap.record(model, batch), targets, [rule("gauss-legendre", 4)], 1e-2)["scores"]
+    silenced = integrate(AttentionPath(model, tap.record(model, batch), targets), [rule("gauss-legendre", 4)], 1e-2)["scores"]
     assert silenced[0, 1, 1].abs().max() == 0
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.output.dense.weight[:, 8:16] = (
             bert().bert.encoder.layer[1].attention.output.dense.weight[:, :8]
         )
-    permuted = integrate(model, tap.record(model, batch), targets, [rule("gauss-legendre", 4)], 1e-2)["scores"]
+    permuted = integrate(AttentionPath(model, tap.record(model, batch), targets), [rule("gauss-legendre", 4)], 1e-2)["scores"]
     assert torch.allclose(permuted, scores[:, :, order], atol=1e-6)
 
 
@@ -250,7 +250,9 @@ def test_the_notebook_display_shows_text_decision_connections_and_certificate(ss
         ({"steps": 0}, ValueError, "steps=0: expected a whole number of at least 1"),
         ({"steps": "many"}, ValueError, "steps='many'.*'auto'"),
         ({"method": "simpson", "steps": 3}, ValueError, "unknown method 'simpson'"),
-        ({"method": "riemann"}, ValueError, "pass a number of steps"),
+        ({"method": "riemann"}, ValueError, "expected method=None, or a number of steps for 'riemann'"),
+        ({"memory": 0}, ValueError, "memory=0: expected a number of GiB above 0"),
+        ({"memory": 1e-6}, ValueError, r"memory=1e-06 GiB: expected at least 0.0\d+ for a text of"),
         ({"tolerance": 0.0}, ValueError, "tolerance=0.0"),
         ({"tolerance": math.nan}, ValueError, "tolerance=nan"),
     ],

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 import attattr
 from attattr import tap
-from attattr.attribution import integrate
+from attattr.attribution import AttentionPath, integrate
 from attattr.quadrature import rule
 from attattr.tap import gated
 
@@ -309,9 +309,9 @@ def test_attention_is_found_however_it_is_written(kind):
     assert torch.allclose(recording.logits, expected, atol=1e-6)
     assert len(recording.context) == (9 if model.config.is_encoder_decoder else 3)
     targets = recording.logits.argmax(-1)
-    found = integrate(model, recording, targets, [rule("gauss-legendre", 12)])
+    found = integrate(AttentionPath(model, recording, targets), [rule("gauss-legendre", 12)])
     whole = dataclasses.replace(recording, blocks=(), block_calls=(), hidden=(), narrowed=None)
-    plain = integrate(model, whole, targets, [rule("gauss-legendre", 12)])
+    plain = integrate(AttentionPath(model, whole, targets), [rule("gauss-legendre", 12)])
     assert torch.allclose(found["scores"], plain["scores"], atol=1e-6)
     assert not found["scores"][1, :, :, :, lengths[1] :].any()  # nothing is read from padding
     assert found["scores"].abs().amax((0, 2, 3, 4)).min() > 1e-8  # every layer has its say

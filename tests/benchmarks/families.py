@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import OF_KIND, SMALL, inputs
 
 from attattr import tap
-from attattr.attribution import integrate
+from attattr.attribution import AttentionPath, integrate
 from attattr.book.results import columns_of, write_result
 from attattr.book.training.model_folder import versions
 from attattr.data import data_folder
@@ -156,7 +156,7 @@ def measure(kind: str) -> dict[str, Any]:
     targets = logits.argmax(-1)
     try:
         recording = tap.record(model, batch)
-        found = integrate(model, recording, targets, [rule("gauss-legendre", NODES)])
+        found = integrate(AttentionPath(model, recording, targets), [rule("gauss-legendre", NODES)])
     except Exception as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
         clear = isinstance(error, TypeError | ValueError) and raised_in == Path(tap.__file__).parent  # in the package's own words
