@@ -21,7 +21,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     config = text_config(model)
     unnamed = getattr(config, "pad_token_id", 0) is None
     try:
-        model.eval()
+        if training:
+            model.eval()
         if unnamed:
             config.pad_token_id = -1
         yield

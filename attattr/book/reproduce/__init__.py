@@ -38,7 +38,7 @@ class Experiment:
 
 RESULTS = {
     "accuracy": Experiment(accuracy),
-    "certificate": Experiment(certificate, 200),
+    "certificate": Experiment(certificate, 1000),
     "fig3": Experiment(fig3, 200, train=True),
     "fig4": Experiment(fig4, 200),
     "edges": Experiment(edges, 200),
