@@ -150,6 +150,8 @@ def attribute_inputs(
     rows = next(iter(counts.values()), 0)
     if not rows:
         raise ValueError(f"inputs {list(inputs)}: expected tensors by name, with a row for each example")
+    if {counts.get("attention_mask", rows), counts.get("input_ids", rows)} != {rows}:
+        raise ValueError(f"inputs with rows {counts}: expected an attention_mask with a row for each example")
     names: list[Any] = [None] * rows if tokens is None else [tokens] if all(isinstance(one, str) for one in tokens) else list(tokens)
     if len(names) != rows:
         raise ValueError(f"tokens of {len(names)} examples for {rows} rows of {counts}: expected a list of tokens for each row")

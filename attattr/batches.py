@@ -326,7 +326,7 @@ def predict(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], keep: Boo
     >>> predict(model, tokenizer, ["a warm and funny film .", "dull ."]).argmax(-1).tolist()
     [1, 0]
     """
-    given = batches(model, tokenizer, check_texts(list(texts))[0], TOKENS_PER_PASS)
+    given = batches(model, tokenizer, check_texts(texts)[0], TOKENS_PER_PASS)
     logits = forward(model, given, keep).double()
     return own_map(model, logits.shape[1])[1](logits)
 

@@ -100,7 +100,7 @@ def layers_and_heads(model: Any) -> tuple[int, int]:
     layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
     if not isinstance(layers, int) or not isinstance(heads, int) or two_stacks(model):
         expected = "a model of one stack, whose configuration has num_hidden_layers and num_attention_heads"
-        raise TypeError(f"{type(model).__name__}: the heads of an encoder-decoder cannot be told apart here: expected {expected}")
+        raise TypeError(f"the heads of {type(model).__name__} cannot be told apart: expected {expected}")
     return layers, heads
 
 
@@ -116,6 +116,8 @@ def check_heads(model: Any, keep: Tensor) -> None:
 
 def check_parameters(model: Any) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
+    if not isinstance(model, nn.Module) and not hasattr(model, "model"):
+        raise TypeError(f"{model!r:.60} is no model: expected a torch module, as attattr.load or transformers' from_pretrained gives")
     wrapped = {
         "model": not isinstance(model, nn.Module),
         "module": isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),

@@ -174,7 +174,7 @@ def candidates(
     """
     one_of("score", score, SCORES)
     one_of("values", values, VALUES)
-    words, given = excluded(exclude), check_texts(list(texts))[0]
+    words, given = excluded(exclude), check_texts(texts)[0]
     found: list[Trigger | None] = []
     for at in tqdm(range(0, len(given), CHUNK), desc=f"mine by {values}", unit=f"{CHUNK} texts", disable=not progress):
         for att in attribute(model, tokenizer, given[at : at + CHUNK], steps=STEPS if values == "attribution" else 1):
@@ -237,7 +237,9 @@ def segment_runs(segments: Sequence[int | None]) -> list[tuple[int | None, list[
     return [(segment, list(run)) for segment, run in groupby(range(len(segments)), key=lambda place: segments[place])]
 
 
-def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> tuple[dict[str, list[int]], tuple[int, ...], bool]:
+def insert(
+    tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int, row: int = 0
+) -> tuple[dict[str, list[int]], tuple[int, ...], bool]:
     """Put a trigger into a text, which may then have ``limit`` tokens: the model's inputs, the trigger's places, whether the text was cut.
 
     As in the authors' code, a token goes to place round(relative position · new length) of its segment, or to the next free one;
@@ -248,7 +250,7 @@ def insert(tokenizer: Tokenizer, text: Text, trigger: Trigger, limit: int) -> tu
         ValueError: a token that the tokenizer does not know, or a special one; a segment that the text does not have; a
             trigger that leaves no room for the text.
     """
-    encoded = encode(tokenizer, text)
+    encoded = encode(tokenizer, text, row)
     length = len(encoded["input_ids"])
     runs = segment_runs(encoded.sequence_ids())
     own = {segment: run for segment, run in runs if segment is not None}
@@ -287,7 +289,8 @@ def merged(own: Sequence[int], new: Mapping[int, float]) -> list[int]:
 
 def attacked_batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[list[Batch], int]:
     """Texts with a trigger as batches, and how many had to be shortened."""
-    found = [insert(tokenizer, text, trigger, length_limit(model, tokenizer)) for text in texts]
+    limit = length_limit(model, tokenizer)
+    found = [insert(tokenizer, text, trigger, limit, row) for row, text in enumerate(texts)]
     return grouped(model, tokenizer, [columns for columns, _, _ in found]), sum(shortened for _, _, shortened in found)
 
 

@@ -12,6 +12,7 @@ import attattr
 from attattr.batches import predict
 from attattr.book.files import alone
 from attattr.book.reproduce import RESULTS, Experiment, Run, reproduce
+from attattr.book.reproduce.models import REFERENCE_STEPS, TOLERANCES, relative_errors
 from attattr.book.reproduce.running import partial_file, resumable
 from attattr.book.results import read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
@@ -78,7 +79,8 @@ def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task
     assert found[found.rule == "auto"].evaluations.mean() <= 5
 
 
-def test_the_reference_of_the_certificate_is_exact_enough(sst2):
+def test_the_reference_of_the_certificate_is_exact_enough():
+    sst2 = attattr.load("sst2")
     texts = sorted(attattr.examples("sst2")["sentence"], key=len)[30:200:24]
     one, other = (attattr.attribute(*sst2, texts, steps=steps) for steps in (REFERENCE_STEPS, 48))
     assert max(error for a, b in zip(one, other, strict=True) for error in relative_errors(a.scores, b.scores)) < 1e-5

@@ -14,7 +14,7 @@ from .running import Measured, Rows, Run, drawn, resumable, rounded
 REFERENCE_STEPS = 16  # of Gauss-Legendre: no further than 1e-5 from 48 nodes, see the tests
 TOLERANCES = {"auto": 1e-2, "auto 0.001": 1e-3}
 RULES = (("riemann", 20), ("gauss-legendre", 4), ("gauss-legendre", 6), ("clenshaw-curtis", 5))
-COMPARED = 200  # texts on which these are measured, too
+COMPARED = 100  # texts on which these are measured, too
 
 
 def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
