@@ -41,7 +41,7 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     models: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task, **others(run)}
     for name, source in sources.items():
-        model, tokenizer = load(source)
+        model, tokenizer = load(source, run.device)
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
         lines = resumable(run, name, jobs, partial(ranked, model, tokenizer))
@@ -146,7 +146,7 @@ def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     sources |= {f"random weights, {depth} layers": depth for depth in DEPTHS}
     rows: Rows = []
     for name, source in (sources | others(run)).items():
-        model, own = (untrained("bert", source), tokenizer) if isinstance(source, int) else load(source)
+        model, own = (untrained("bert", source).to(run.device), tokenizer) if isinstance(source, int) else load(source, run.device)
         lines = resumable(run, name, kept, partial(full_flows, model, own))
         size = sum(tokens(own, text) for (text,) in kept) / len(kept)
         for row in means(lines, "share"):
@@ -158,8 +158,8 @@ def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
 def full_flows(model: Model, tokenizer: Tokenizer, text: Text) -> Rows:
     """The share of one text's flows that equal each bound, layer by layer."""
-    inputs = tokenizer(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt")
-    attention = torch.cat(record(model, dict(inputs)).attention)
+    inputs = tokenizer(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt").to(model.device)
+    attention = torch.cat(record(model, dict(inputs)).attention).cpu()
     flow = attention_flow(attention, normalize=False)
     reader = attention.shape[-1] - 1 if is_causal(attention) else 0
     found = {"word": flow_saturation(flow, attention), "source": share_at_source_bound(flow, attention, reader)}

@@ -8,18 +8,22 @@ from torch import Tensor
 from ...attribution import attribute
 from ...batches import Model, Text, Tokenizer, texts_of
 from ...data import examples
-from ..training.evaluation import evaluate
-from .running import Measured, Rows, Run, drawn, resumable, rounded
+from ..training.evaluation import answers, judged
+from .running import Measured, Rows, Run, chunk, drawn, resumable, rounded
 
+ANSWERED = 250  # rows of a job of `accuracy`
 REFERENCE_STEPS = 96
 RULES = (("riemann", 20), *(("gauss-legendre", steps) for steps in (3, 4, 6, 8)))
 
 
 def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """How often the model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
+    splits = {"dev": drawn(run), "own": examples(run.task)}
+    jobs = [(split, at) for split, rows in splits.items() for at in range(0, len(rows), ANSWERED)]
+    lines = resumable(run, "answers", jobs, lambda split, at: answers(model, tokenizer, chunk(splits[split], at, ANSWERED)))
     found: Rows = []
-    for split, of_split in {"dev": drawn(run), "own": examples(run.task)}.items():
-        measured = evaluate(model, tokenizer, of_split)
+    for split in splits:
+        measured = judged(model, [pair for (of, _), line in zip(jobs, lines, strict=True) if of == split for pair in line])
         common = {"split": split, "rows": measured["rows"]}
         found.append(common | {"measure": "accuracy", "class": "all", "value": measured["accuracy"]})
         for measure, key in (("accuracy", "per_class"), ("f1", "f1")):
