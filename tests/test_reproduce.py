@@ -67,7 +67,7 @@ def test_a_disk_that_is_full_again_loses_no_finished_row(tmp_path, file_size_lim
     run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
     jobs = [(i,) for i in range(400)]
     for start in (1, 2):
-        with file_size_limit(2000), pytest.raises(OSError, match=r"cannot keep what is finished in .*rows-.*File too large.*make room"):
+        with file_size_limit(2000), pytest.raises(OSError, match=r"cannot keep what is finished in .*rows-.*File too large.*start again"):
             resumable(run, "rows", jobs, lambda item: "x" * 40)
         kept = finished(run, "rows", 400)
         assert sorted(kept) == list(range(len(kept)))

@@ -80,7 +80,7 @@ def ranked(model: Model, tokenizer: Tokenizer, text: Text, seed: int) -> Rows:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a tolerance that was not met changes no rank that counts
         att = attribute(model, tokenizer, text, tolerance=5e-2)
-        flow = attention_flow(att.attention, normalize=False)
+        flow = attention_flow(att.attention, normalize=False, progress=False)
         readings = relevances(model, tokenizer, att, flow)
     ordinary = ordinary_tokens(tokenizer, text)
     readings["random", "row"] = torch.rand(len(ordinary), generator=torch.Generator().manual_seed(seed))
@@ -118,7 +118,7 @@ def relevances(model: Model, tokenizer: Tokenizer, att: Attribution, flow: Float
     known = {**RELEVANCES, "flow": lambda model, tokenizer, att: read_row(att, shares)}
     found = {(method, "row"): measure(model, tokenizer, att) for method, measure in known.items()}
     if is_causal(attention):
-        for name, of in (("rollout", attention_rollout), ("flow", attention_flow)):
+        for name, of in (("rollout", attention_rollout), ("flow", partial(attention_flow, progress=False))):
             found[f"{name}, by receptive field", "row"] = read_row(att, of(attention, causal=True))
             found[f"{name} of attribution, by receptive field", "row"] = read_row(att, of(scores, causal=True))
     of_queries = {"raw attention": attention.mean(1), "rollout": attention_rollout(attention), "flow": shares}
@@ -160,7 +160,7 @@ def full_flows(model: Model, tokenizer: Tokenizer, text: Text) -> Rows:
     """The share of one text's flows that equal each bound, layer by layer."""
     inputs = tokenizer(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt").to(model.device)
     attention = torch.cat(record(model, dict(inputs)).attention).cpu()
-    flow = attention_flow(attention, normalize=False)
+    flow = attention_flow(attention, normalize=False, progress=False)
     reader = attention.shape[-1] - 1 if is_causal(attention) else 0
     found = {"word": flow_saturation(flow, attention), "source": share_at_source_bound(flow, attention, reader)}
     return [{"bound": bound, "layer": layer, "share": share} for bound, of in found.items() for layer, share in enumerate(rounded(of))]

@@ -126,7 +126,7 @@ def keep(path: Path, line: str) -> None:
         with path.open("ab") as file:
             file.write(line.encode() + b"\n")
     except OSError as error:
-        raise OSError(f"cannot keep what is finished in {path}: {error}; make room, start again, and it goes on") from error
+        raise OSError(f"cannot keep what is finished in {path}: {error}; put that right, start again, and it goes on") from error
 
 
 def forecast(run: Run, part: str, jobs: Sequence[tuple], measure: Callable[..., Any], done: dict[int, Any]) -> list[Any]:
@@ -140,8 +140,8 @@ def forecast(run: Run, part: str, jobs: Sequence[tuple], measure: Callable[..., 
     answers = [json.loads(json.dumps(measure(*jobs[number]))) for number in tried]
     seconds = (time.perf_counter() - began) / max(len(tried), 1) * math.ceil(len(todo) / processes)
     if process == 0:
-        left = timedelta(seconds=round(seconds))
-        print(f"{run.name} {run.task}: {part}: {len(jobs)} jobs, {len(done)} of them done; the others take about {left}")
+        what = f"{run.name} {run.task}: {part}: {len(jobs)} jobs, {len(done)} of them done"
+        print(f"{what}; the others take about {timedelta(seconds=round(seconds))}")
     return [done[number] if number in done else answers[number % len(answers)] for number in range(len(jobs))]
 
 

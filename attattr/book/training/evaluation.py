@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,15 +20,14 @@ if TYPE_CHECKING:
 def accelerate(device: str) -> Accelerator:
     """The processes that this one was started with, and the device that each of them has; precision is the caller's business.
 
-    Where one of them ends with an error, torchrun ends the others; of one that only stands still, they lose patience in half an hour.
+    If one of them dies, torchrun ends the others; if one stands still, those that wait for it give up by torch's own patience: after
+    half an hour, with GPUs ten minutes. Raises ``ValueError`` for a device that is not there.
     """
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
 
     here = ["cpu", *(kind for kind, of in {"cuda": torch.cuda, "mps": torch.backends.mps}.items() if of.is_available())]
     one_of("device", device, here)
-    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=30))
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")
 
 
 def share_of(accelerator: Accelerator | None) -> tuple[int, int]:
