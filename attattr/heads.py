@@ -102,8 +102,11 @@ def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: i
     """Attr_h(A) for the gold label, by so many Gauss-Legendre nodes."""
     path, nodes = AttentionPath(model, record(model, batch.inputs), gold), rule("gauss-legendre", steps)
     layers, everyone = range(len(path.recording.context)), path.everyone()
-    _, gradients = path.at(layers, [everyone] * len(layers), nodes.nodes.tolist())
-    return torch.stack([path.scores(layer, everyone, nodes.weights[:1], gradients[layer])[0] for layer in layers], 1)
+    _, slopes = path.at(layers, [everyone] * len(layers), nodes.nodes.tolist())
+    found = [path.scores(layer, everyone, nodes.weights[:1], of_layer)[0] for layer, of_layer in enumerate(slopes) if of_layer is not None]
+    if len(found) < len(layers):
+        raise TypeError(f"F of {type(model).__name__} has no gradient: expected layers that have one (int8 ones have not)")
+    return torch.stack(found, 1)
 
 
 def gains(model: Model, batch: Batch, objective: Callable[[Tensor], Tensor]) -> Float[Tensor, "B L N H"]:

@@ -247,7 +247,8 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in, 
 
     def keep(layer: int, context: Tensor, weights: Weights) -> Tensor:
         with torch.no_grad():
-            seen.append((*(part.detach() for part in weights()), context.detach().clone()))  # Nyströmformer adds to it in place
+            attention, value = weights()
+        seen.append((attention.detach(), value.detach(), context.detach().clone()))  # Nyströmformer adds to it in place
         within.append(list(inside))
         if gradients:
             probes.append(torch.zeros_like(context, requires_grad=True))

@@ -7,13 +7,14 @@ import subprocess
 import pytest
 import torch
 from conftest import ROOT
+from datasets import Dataset
 
 import attattr
 from attattr.batches import predict
 from attattr.book.files import alone
 from attattr.book.reproduce import RESULTS, Experiment, Run, reproduce
 from attattr.book.reproduce.models import REFERENCE_STEPS, TOLERANCES, relative_errors
-from attattr.book.reproduce.running import partial_file, resumable
+from attattr.book.reproduce.running import finished, partial_file, resumable
 from attattr.book.results import read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
 from attattr.graph import graph_connections
@@ -32,7 +33,8 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
     jobs = [(i,) for i in range(6)]
     with pytest.raises(KeyboardInterrupt):
         resumable(run, "rows", jobs, measure)
-    with partial_file(run, "rows").open("a") as file:
+    (path,) = run.output.glob(partial_file(run, "rows", "*").name)
+    with path.open("a") as file:
         file.write('{"item": 3, "more": {"x": 1}')  # the half line that a kill can leave
     assert resumable(run, "rows", jobs, measure) == [{"item": i} for i in range(6)]
     assert asked == [0, 1, 2, 3, 3, 4, 5]
@@ -40,32 +42,41 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
     assert asked == [0, 1, 2, 3, 3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda lines: lines[:1] * 2, lambda lines: lines[1:], lambda lines: [*lines, "[3, 0]\n"], lambda _: ["3\n"]]
-)
-def test_a_damaged_partial_file_or_one_of_two_processes_is_refused(tmp_path, damage):
+@pytest.mark.parametrize("line", ["[3, 0]", "3", '["0", 0]', "[0]", "[0, ", "\x00"])
+def test_a_damaged_partial_file_is_refused(tmp_path, line):
     run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
     jobs = [(i,) for i in range(3)]
     resumable(run, "rows", jobs, lambda item: item)
-    path = partial_file(run, "rows")
-    path.write_text("".join(damage(path.read_text().splitlines(keepends=True))))
-    with pytest.raises(OSError, match=r"damaged file .*test-sst2--rows.jsonl of an unfinished run: remove it to start again"):
+    partial_file(run, "rows", "b").write_text(f"[1, 1]\n{line}\n")
+    with pytest.raises(OSError, match=r"damaged file .*test-sst2--rows-b.jsonl of an unfinished run: remove it to start again"):
         resumable(run, "rows", jobs, lambda item: item)
+
+
+def test_what_is_kept_twice_counts_once_and_what_was_lost_is_asked_for_again(tmp_path):
+    """The files of processes of other starts, one of which went on although the start was over."""
+    run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
+    jobs = [(i,) for i in range(5)]
+    run.output.mkdir()
+    for writer, numbers in {"a": (0, 3), "b": (3, 1)}.items():
+        partial_file(run, "rows", writer).write_text("".join(f"[{number}, {number}]\n" for number in numbers))
+    asked = []
+    assert resumable(run, "rows", jobs, lambda item: asked.append(item) or item) == list(range(5))
+    assert asked == [2, 4]
 
 
 def test_a_disk_that_is_full_again_loses_no_finished_row(tmp_path, file_size_limit):
     run = Run(task="sst2", data=tmp_path, output=tmp_path / "results", name="test")
     jobs = [(i,) for i in range(400)]
-    path = partial_file(run, "rows")
-    for _ in range(2):
-        with file_size_limit(2000), pytest.raises(OSError, match="File too large"):
+    for start in (1, 2):
+        with file_size_limit(2000), pytest.raises(OSError, match=r"cannot keep what is finished in .*rows-.*File too large.*start again"):
             resumable(run, "rows", jobs, lambda item: "x" * 40)
-        finished = path.read_text().count("\n")
-        assert finished > 30
+        kept = finished(run, "rows", 400)
+        assert sorted(kept) == list(range(len(kept)))
+        assert len(kept) > 30 * start
     asked = []
     found = resumable(run, "rows", jobs, lambda item: asked.append(item) or "x" * 40)
     assert found == ["x" * 40] * 400
-    assert asked == list(range(finished, 400))
+    assert asked == list(range(len(kept), 400))
 
 
 @pytest.mark.parametrize(("task", "texts"), [("sst2", 872), ("mnli", 1000)])
@@ -269,23 +280,25 @@ def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_
         asked.append(method)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return torch.rand(6, 12), torch.rand(2, 6, 12)
+        return None, torch.rand(len(rows), 6, 12)
 
     from attattr.book.reproduce import heads
 
     monkeypatch.setattr(heads, "head_importance", importance)
-    monkeypatch.setattr(heads, "samples", lambda run: [[0, 1]] * heads.SAMPLES)
+    monkeypatch.setattr(heads, "samples", lambda run: [Dataset.from_dict({"number": range(heads.CHUNK + 2)})] * heads.SAMPLES)
     run = Run(task="sst2", data=tmp_path, rows=3, seed=0, output=tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
         reproduce("fig5", run)
     assert len(list((tmp_path / "results").glob(".fig5*"))) == 1
     path = reproduce("fig5", run)
-    jobs = sum(heads.TIMES.values())
+    orders = sum(heads.TIMES.values())
+    jobs = 2 * orders  # a sample is two jobs, of which the second has two rows
     assert len(asked) == jobs + 1  # the fourth was asked twice
     importance, curves = (read_result(path, measure) for measure in ("importance", "accuracy"))
     assert importance.groupby("method")["sample"].nunique().to_dict() == heads.TIMES
-    assert len(importance) == 72 * jobs
-    assert len(curves) == (jobs + heads.RANDOM_ORDERS) * len(heads.RATES)
+    assert len(importance) == 72 * orders
+    assert set(importance.rows) == {heads.CHUNK + 2}
+    assert len(curves) == (orders + heads.RANDOM_ORDERS) * len(heads.RATES)
     assert set(curves.pruned) == {0, 7, 14, 21, 28, 36, 43, 50, 57, 64, 72}
     assert (curves.right / 3).tolist() == pytest.approx(curves.value.tolist(), abs=1e-6)
     assert set(curves[curves.pruned == 0].right) == {3}
@@ -322,9 +335,13 @@ def test_fig6_measures_every_other_model_on_the_same_samples(tmp_path, monkeypat
             json.dumps({"task": "sst2", "sha256": str(number), "seed": number, "command": "", "accuracy": {}})
         )
         folders.append(folder)
-    monkeypatch.setattr(heads, "load", lambda folder: (folder.name[-1], None))
-    monkeypatch.setattr(heads, "samples", lambda run: [10, 20, 30, 40, 50])
-    monkeypatch.setattr(heads, "head_importance", lambda model, _, rows, progress: torch.full((6, 12), float(model) + rows))
+    monkeypatch.setattr(heads, "load", lambda folder, device: (folder.name[-1], None))
+    monkeypatch.setattr(heads, "samples", lambda run: [Dataset.from_dict({"number": [n, n]}) for n in (10, 20, 30, 40, 50)])
+
+    def importance(model, tokenizer, rows, method, return_per_example):
+        return None, torch.stack([torch.full((6, 12), float(model) + number) for number in rows["number"]])
+
+    monkeypatch.setattr(heads, "head_importance", importance)
     run = Run(task="sst2", data=tmp_path, rows=None, seed=0, output=tmp_path / "results", other=folders)
     found = read_result(reproduce("fig6", run))
     assert found.groupby("model").seed.unique().map(list).tolist() == [[1], [2]]

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
     models = {"sst2": (encoder, tokenizer), str(folder / "decoder"): (decoder, tokenizer)}
     with pytest.MonkeyPatch.context() as patch:
         for module in (flows, reproduce_module):
-            patch.setattr(module, "load", lambda name: models[str(name)])
+            patch.setattr(module, "load", lambda name, device="cpu": models[str(name)])
         patch.setattr(flows, "DEPTHS", (4,))
         options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "results", "other": [folder / "decoder"]}
         found = read_result(reproduce("flow-correlations", Run(**options, rows=None)))
@@ -177,8 +177,8 @@ def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
     tokenizer = models["sst2"][1]
     for attention, expected in ((encoder, [1, 1]), (decoder, [1, 0.5])):
         options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "again"}
-        monkeypatch.setattr(flows, "load", lambda name: (None, tokenizer))
-        monkeypatch.setattr(flows, "untrained", lambda family, depth: None)
+        monkeypatch.setattr(flows, "load", lambda name, device: (models["sst2"][0], tokenizer))
+        monkeypatch.setattr(flows, "untrained", lambda family, depth: models["sst2"][0])
         monkeypatch.setattr(flows, "DEPTHS", (4,))
         monkeypatch.setattr(flows, "record", lambda model, inputs, attention=attention: Recorded(attention.split(1)))
         again = read_result(reproduce("saturation", Run(**options, rows=2)))

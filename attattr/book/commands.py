@@ -1,7 +1,7 @@
 """``python -m attattr``: attribute, evaluate, train and reproduce from the command line.
 
 Several processes: ``accelerate launch --multi_gpu --num_processes P -m attattr finetune ... --device cuda``, or without GPUs
-``torchrun --nproc_per_node P -m attattr finetune ...``; likewise ``evaluate``.
+``torchrun --nproc_per_node P -m attattr finetune ...``; likewise ``evaluate`` and ``reproduce``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parser() -> HfArgumentParser:
         )
         command.add_argument("--truncation", action="store_true", help="shorten texts that are too long instead of refusing them")
     for command in (explain, score, train):
-        command.add_argument("--device", default="cpu", help="cpu, or cuda: one GPU per process")
+        command.add_argument("--device", default="cpu", help="cpu, cuda (one GPU per process) or mps")
     return main_parser
 
 
@@ -81,8 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
             settings = Settings(**{field.name: options.pop(field.name) for field in fields(Settings)})
             finetune(settings, **options)
         case "reproduce":
-            name = options.pop("name")
-            print(reproduce(name, Run(**options)))
+            name, accelerator = options.pop("name"), accelerate(options["device"])
+            path = reproduce(name, Run(**options, accelerator=accelerator))
+            if accelerator.is_main_process and not options["dry_run"]:
+                print(path)
 
 
 def attribute_rows(csv: Path, column: list[str] | None, model: str, target: str, truncation: bool, device: str, output: Path) -> None:

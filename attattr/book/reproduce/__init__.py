@@ -1,6 +1,7 @@
 """Dataset-scale results: ``python -m attattr reproduce NAME``. One JSON file each, with provenance.
 
-A run that is killed goes on where it stopped.
+A run that is killed goes on where it stopped. ``torchrun --nproc_per_node P -m attattr reproduce NAME ...`` shares the work out among P
+processes; the numbers stay the same, to the bit.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+
+import torch
 
 from ...batches import Model, Tokenizer
 from ...connections import checksum
@@ -18,6 +22,7 @@ from ...data import digest, find_task, one_of, read_split
 from ...pretrained import adapter_folder, load
 from ..files import alone
 from ..results import write_result
+from ..training.evaluation import share_of
 from ..training.model_folder import training_record, versions
 from .evidence import edges, fig3, fig4
 from .flows import flow_correlations, saturation
@@ -53,38 +58,45 @@ RESULTS = {
 
 
 def reproduce(name: str, run: Run) -> Path:
-    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where.
+    """Compute one result for one task and write ``NAME-TASK.json`` with its provenance; returns where. A dry run writes nothing.
 
     Raises:
         ValueError: an unknown result or task, rows that there are not, a model of other classes.
         OSError: no such data or model; a folder that cannot be written to, or where another process computes the same.
     """
-    one_of("result", name, RESULTS)
-    task, experiment = find_task(run.task), RESULTS[name]
-    everything = read_split(task, run.data)
-    if run.rows is None and experiment.rows is not None:
-        run = replace(run, rows=min(experiment.rows, len(everything)))
-    if run.rows is not None and not 1 <= run.rows <= len(everything):
-        raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
-    model, tokenizer = load(run.model or task.name)
-    weights = weights_of(run.model or task.name, model)
-    data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
-    if experiment.train:
-        data["train_sha256"] = digest(read_split(task, run.data, "train"))
-    made_of = {"model": weights, "data": data, "versions": versions()}
-    key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
-    run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12])
-    options = f" --model {run.model}" if run.model else ""
-    options += (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
-    command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
-    path = run.output / f"{name}-{task.name}.json"
-    with alone(path):
+    with ExitStack() as after:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # processes use the cores: other numbers of threads add up in other orders
+        one_of("result", name, RESULTS)
+        task, experiment = find_task(run.task), RESULTS[name]
+        everything = read_split(task, run.data)
+        if run.rows is None and experiment.rows is not None:
+            run = replace(run, rows=min(experiment.rows, len(everything)))
+        if run.rows is not None and not 1 <= run.rows <= len(everything):
+            raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
+        model, tokenizer = load(run.model or task.name)
+        weights = weights_of(run.model or task.name, model)
+        data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
+        if experiment.train:
+            data["train_sha256"] = digest(read_split(task, run.data, "train"))
+        process, processes = share_of(run.accelerator)
+        writes = process == 0 and not run.dry_run
+        made_of = {"model": weights, "data": data, "versions": versions(), "device": run.device}
+        key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
+        run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12])
+        options = f" --model {run.model}" if run.model else ""
+        options += (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
+        command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
+        path = run.output / f"{name}-{task.name}.json"
+        if writes:  # for all: the others cannot begin a job before this one has told them what is done
+            after.enter_context(alone(path))
         began = time.perf_counter()
-        rows, about = experiment.measure(run, model, tokenizer)
-        provenance = {"command": command} | made_of | {"seconds": max(1, round(time.perf_counter() - began))} | about
-        write_result(path, rows, provenance)
-        for part in run.output.glob(partial_file(run, "*").name):
-            part.unlink()
+        rows, about = experiment.measure(run, model.to(run.device), tokenizer)
+        spent = {"seconds": max(1, round(time.perf_counter() - began)), "processes": processes}
+        if writes:
+            write_result(path, rows, {"command": command} | made_of | spent | about)
+            for part in run.output.glob(partial_file(run, "*", "*").name):
+                part.unlink()
     return path
 
 

@@ -41,7 +41,7 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     models: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task, **others(run)}
     for name, source in sources.items():
-        model, tokenizer = load(source)
+        model, tokenizer = load(source, run.device)
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
         lines = resumable(run, name, jobs, partial(ranked, model, tokenizer))
@@ -80,7 +80,7 @@ def ranked(model: Model, tokenizer: Tokenizer, text: Text, seed: int) -> Rows:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a tolerance that was not met changes no rank that counts
         att = attribute(model, tokenizer, text, tolerance=5e-2)
-        flow = attention_flow(att.attention, normalize=False)
+        flow = attention_flow(att.attention, normalize=False, progress=False)
         readings = relevances(model, tokenizer, att, flow)
     ordinary = ordinary_tokens(tokenizer, text)
     readings["random", "row"] = torch.rand(len(ordinary), generator=torch.Generator().manual_seed(seed))
@@ -118,7 +118,7 @@ def relevances(model: Model, tokenizer: Tokenizer, att: Attribution, flow: Float
     known = {**RELEVANCES, "flow": lambda model, tokenizer, att: read_row(att, shares)}
     found = {(method, "row"): measure(model, tokenizer, att) for method, measure in known.items()}
     if is_causal(attention):
-        for name, of in (("rollout", attention_rollout), ("flow", attention_flow)):
+        for name, of in (("rollout", attention_rollout), ("flow", partial(attention_flow, progress=False))):
             found[f"{name}, by receptive field", "row"] = read_row(att, of(attention, causal=True))
             found[f"{name} of attribution, by receptive field", "row"] = read_row(att, of(scores, causal=True))
     of_queries = {"raw attention": attention.mean(1), "rollout": attention_rollout(attention), "flow": shares}
@@ -146,7 +146,7 @@ def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     sources |= {f"random weights, {depth} layers": depth for depth in DEPTHS}
     rows: Rows = []
     for name, source in (sources | others(run)).items():
-        model, own = (untrained("bert", source), tokenizer) if isinstance(source, int) else load(source)
+        model, own = (untrained("bert", source).to(run.device), tokenizer) if isinstance(source, int) else load(source, run.device)
         lines = resumable(run, name, kept, partial(full_flows, model, own))
         size = sum(tokens(own, text) for (text,) in kept) / len(kept)
         for row in means(lines, "share"):
@@ -158,9 +158,9 @@ def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
 def full_flows(model: Model, tokenizer: Tokenizer, text: Text) -> Rows:
     """The share of one text's flows that equal each bound, layer by layer."""
-    inputs = tokenizer(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt")
-    attention = torch.cat(record(model, dict(inputs)).attention)
-    flow = attention_flow(attention, normalize=False)
+    inputs = tokenizer(*(text if isinstance(text, tuple) else (text,)), return_tensors="pt").to(model.device)
+    attention = torch.cat(record(model, dict(inputs)).attention).cpu()
+    flow = attention_flow(attention, normalize=False, progress=False)
     reader = attention.shape[-1] - 1 if is_causal(attention) else 0
     found = {"word": flow_saturation(flow, attention), "source": share_at_source_bound(flow, attention, reader)}
     return [{"bound": bound, "layer": layer, "share": share} for bound, of in found.items() for layer, share in enumerate(rounded(of))]

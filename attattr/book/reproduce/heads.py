@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -16,7 +17,7 @@ from ...data import examples
 from ...heads import RATES, head_importance, pruning_curve, random_importance
 from ...pretrained import load
 from ..training.model_folder import training_record
-from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
+from .running import CHUNK, Measured, Rows, Run, chunk, drawn, resumable, rounded, sample
 
 SAMPLES = 5
 SAMPLE_ROWS = 200
@@ -48,30 +49,42 @@ def fig5(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
     Importance is measured on samples of the training split: means over the sample's rows, and their standard errors.
     """
-    parts = samples(run)
-
-    def measure(method: str, number: int) -> Rows:
-        mean, per_example = head_importance(model, tokenizer, parts[number], method=method, return_per_example=True, progress=True)
-        common = {"measure": "importance", "method": method, "sample": number, "rows": len(parts[number])}
-        return grid_rows(common, value=mean, error=per_example.std(0) / len(parts[number]) ** 0.5)
-
-    jobs = [(method, number) for method, times in TIMES.items() for number in range(times)]
-    lines = resumable(run, "importance", jobs, measure)
-    heads = lines[0][-1]["head"] + 1
-    importances = {job: torch.tensor([row["value"] for row in line]).reshape(-1, heads) for job, line in zip(jobs, lines, strict=True)}
+    measured = [(method, number) for method, times in TIMES.items() for number in range(times)]
+    orders, table = {}, []
+    for (method, number), values in importances(run, measured, lambda method: (model, tokenizer, method)).items():
+        orders[method, number] = torch.tensor(rounded(values.mean(0)))
+        common = {"measure": "importance", "method": method, "sample": number, "rows": len(values)}
+        table += grid_rows(common, value=orders[method, number], error=values.std(0) / len(values) ** 0.5)
     for number in range(RANDOM_ORDERS):
-        importances["random", number] = random_importance(importances["attribution", 0], number)
+        orders["random", number] = random_importance(orders["attribution", 0], number)
     rows = drawn(run)
 
-    def prune(method: str, number: int) -> Rows:
-        found = pruning_curve(model, tokenizer, rows, importances[method, number], RATES, progress=True)
-        right = (found.accuracy * len(rows)).round().int().tolist()
-        common = {"measure": "accuracy", "method": method, "sample": number, "rows": len(rows)}
-        points = zip(found.rates, found.pruned, right, found.accuracy.tolist(), strict=True)
-        return [common | {"rate": rate, "pruned": pruned, "right": hits, "value": share} for rate, pruned, hits, share in points]
+    def prune(method: str, number: int, rate: float) -> dict[str, Any]:
+        found = pruning_curve(model, tokenizer, rows, orders[method, number], [rate])
+        common = {"measure": "accuracy", "method": method, "sample": number, "rows": len(rows), "rate": rate, "pruned": found.pruned[0]}
+        return common | {"right": round(float(found.accuracy) * len(rows)), "value": float(found.accuracy)}
 
-    curves = resumable(run, "curves", list(importances), prune)
-    return [row for line in (*lines, *curves) for row in line], {}
+    return table + resumable(run, "curves", [(*order, rate) for order in orders for rate in RATES], prune), {}
+
+
+def importances(
+    run: Run, measured: Sequence[tuple], how: Callable[[Any], tuple[Model, Tokenizer, str]]
+) -> dict[tuple, Float[Tensor, "B L H"]]:
+    """The importance of every head in each row of a sample, for pairs of anything and the number of a sample.
+
+    ``how`` says of anything which model, tokenizer and method it means.
+    """
+    parts = samples(run)
+    jobs = [(*pair, at) for pair in measured for at in range(0, len(parts[pair[1]]), CHUNK)]
+
+    def measure(what: Any, number: int, at: int) -> list[Any]:
+        model, tokenizer, method = how(what)
+        return head_importance(model, tokenizer, chunk(parts[number], at), method=method, return_per_example=True)[1].tolist()
+
+    found: dict[tuple, list[Any]] = {pair: [] for pair in measured}
+    for (*pair, _), values in zip(jobs, resumable(run, "importance", jobs, measure), strict=True):
+        found[tuple(pair)] += values
+    return {pair: torch.tensor(values) for pair, values in found.items()}
 
 
 def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
@@ -88,14 +101,10 @@ def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
             raise ValueError(f"the adapter in {folder} is for {record['task']!r}: expected one for {run.task!r}")
         if record["sha256"] == run.weights:
             raise ValueError(f"the adapter in {folder} is the one compared with: expected one that was trained from another seed")
-    parts = samples(run)
     opened = cache(load)
-
-    def measure(which: int, number: int) -> Rows:
-        importance = head_importance(*opened(run.other[which]), parts[number], progress=True)
-        return grid_rows({"model": which, "seed": records[which]["seed"], "sample": number}, importance=importance)
-
-    jobs = [(which, number) for which in range(len(records)) for number in range(SAMPLES)]
-    lines = resumable(run, "importance", jobs, measure)
+    measured = [(which, number) for which in range(len(records)) for number in range(SAMPLES)]
+    table: Rows = []
+    for (which, number), values in importances(run, measured, lambda which: (*opened(run.other[which], run.device), "attribution")).items():
+        table += grid_rows({"model": which, "seed": records[which]["seed"], "sample": number}, importance=values.mean(0))
     others = [{name: record[name] for name in ("command", "sha256", "accuracy", "seed")} for record in records]
-    return [row for line in lines for row in line], {"others": others}
+    return table, {"others": others}

@@ -8,9 +8,10 @@ from torch import Tensor
 from ...attribution import attribute
 from ...batches import Model, Text, Tokenizer, texts_of
 from ...data import examples
-from ..training.evaluation import evaluate
-from .running import Measured, Rows, Run, drawn, resumable, rounded
+from ..training.evaluation import answers, judged
+from .running import Measured, Rows, Run, chunk, drawn, resumable, rounded
 
+ANSWERED = 250  # rows of a job of `accuracy`
 REFERENCE_STEPS = 16  # of Gauss-Legendre: no further than 1e-5 from 48 nodes, see the tests
 TOLERANCES = {"auto": 1e-2, "auto 0.001": 1e-3}
 RULES = (("riemann", 20), ("gauss-legendre", 4), ("gauss-legendre", 6), ("clenshaw-curtis", 5))
@@ -19,9 +20,12 @@ COMPARED = 100  # texts on which these are measured, too
 
 def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """How often the model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
+    splits = {"dev": drawn(run), "own": examples(run.task)}
+    jobs = [(split, at) for split, rows in splits.items() for at in range(0, len(rows), ANSWERED)]
+    lines = resumable(run, "answers", jobs, lambda split, at: answers(model, tokenizer, chunk(splits[split], at, ANSWERED)))
     found: Rows = []
-    for split, of_split in {"dev": drawn(run), "own": examples(run.task)}.items():
-        measured = evaluate(model, tokenizer, of_split)
+    for split in splits:
+        measured = judged(model, [pair for (of, _), line in zip(jobs, lines, strict=True) if of == split for pair in line])
         common = {"split": split, "rows": measured["rows"]}
         found.append(common | {"measure": "accuracy", "class": "all", "value": measured["accuracy"]})
         for measure, key in (("accuracy", "per_class"), ("f1", "f1")):

@@ -22,11 +22,10 @@ from ...heads import prune_heads
 from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attack_of, attribute_attacked, candidates, predict_attacked, shortlisted
 from ..results import read_result, trigger_of
 from .heads import grid_rows
-from .running import Measured, Rows, Run, drawn, resumable, rounded, sample
+from .running import CHUNK, Measured, Rows, Run, drawn, resumable, rounded, sample
 
 POOL = {"rte": 1500, "mrpc": 1500}  # rows of the training split where texts are long; elsewhere 3,000, as in the paper
 SELECTION = 300
-CHUNK = 50  # rows mined between two entries of the partial file
 TOP = 3
 DRAWS = 3  # of every random control
 KINDS = {"chosen": 1, "by attention": 1, "random words": DRAWS, "frequent words": DRAWS, "other places": DRAWS, "other segment": 1}
@@ -197,24 +196,23 @@ def defence(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     selected, gold = texts_and_labels(model, tokenizer, pool_and_selection(run)[1])
     texts, labels = texts_and_labels(model, tokenizer, drawn(run))
 
-    def carried(number: int, name: str) -> list[Any]:
-        trigger = chosen(mined, name)[0]
+    flipped: list[tuple[str, Text]] = []
+    for number, name in enumerate(names):
         own = [selected[i] for i in of_class(gold, number)]
-        flipped = predict_attacked(model, tokenizer, own, trigger) != number
-        of_texts = []
-        for place in flipped.nonzero()[:CARRYING, 0].tolist():
-            att, places = attribute_attacked(model, tokenizer, own[place], trigger, tolerance=5e-2)
-            away = [token for token in range(len(att.tokens)) if token not in places]
-            positive = att.scores.clamp_min(0)
-            touching_it = positive.sum((-2, -1)) - positive[..., away, :][..., away].sum((-2, -1))
-            of_texts.append(touching_it.tolist())
-        return of_texts
-
-    lines = resumable(run, "heads", list(enumerate(names)), carried)
-    carriers = [torch.tensor(values).mean(0) for values in lines if values]
-    if not carriers:
+        places = (predict_attacked(model, tokenizer, own, chosen(mined, name)[0]) != number).nonzero()[:CARRYING, 0].tolist()
+        flipped += [(name, own[place]) for place in places]
+    if not flipped:
         raise ValueError(f"no trigger flips a row of the selection of {run.task!r}: there is nothing to defend against")
-    mean = torch.stack(carriers).mean(0)
+
+    def carried(name: str, text: Text) -> list[Any]:
+        att, places = attribute_attacked(model, tokenizer, text, chosen(mined, name)[0], tolerance=5e-2)
+        away = [token for token in range(len(att.tokens)) if token not in places]
+        positive = att.scores.clamp_min(0)
+        return (positive.sum((-2, -1)) - positive[..., away, :][..., away].sum((-2, -1))).tolist()  # what touches it
+
+    lines = resumable(run, "heads", flipped, carried)
+    of_classes = {name: [line for (own, _), line in zip(flipped, lines, strict=True) if own == name] for name in names}
+    mean = torch.stack([torch.tensor(values).mean(0) for values in of_classes.values() if values]).mean(0)
     orders = {("carriers", 0): mean.flatten().argsort(descending=True).tolist()}
     for draw in range(DRAWS):
         orders["random", draw] = random.Random(run.seed + draw).sample(range(mean.numel()), mean.numel())
@@ -237,5 +235,5 @@ def defence(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
         return rows
 
     closed = resumable(run, "closed", jobs, close)
-    about = {"texts": len(texts), "flipped": {name: len(values) for name, values in zip(names, lines, strict=True)}}
+    about = {"texts": len(texts), "flipped": {name: len(values) for name, values in of_classes.items()}}
     return grid_rows({"measure": "carried"}, value=mean) + [row for rows in closed for row in rows], about
