@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .attribution import AttentionPath
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
 from .model import check_heads, check_numbers, layers_and_heads
+from .path import AttentionPath
 from .quadrature import rule
 from .tap import context_gradients, gated, record
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import attattr
 from attattr import tap
-from attattr.attribution import AttentionPath, integrate
+from attattr.path import AttentionPath, integrate
 from attattr.quadrature import rule
 
 TEXTS = ["a warm and funny film .", "the plot is thin , and the jokes , such as they are , arrive late .", "dull ."]

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 import attattr
 from attattr import tap
-from attattr.attribution import AttentionPath, integrate
+from attattr.path import AttentionPath, integrate
 from attattr.quadrature import rule
 from attattr.tap import gated
 

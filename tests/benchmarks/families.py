@@ -37,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import OF_KIND, SMALL, inputs
 
 from attattr import tap
-from attattr.attribution import AttentionPath, integrate
 from attattr.book.results import columns_of, write_result
 from attattr.book.training.model_folder import versions
 from attattr.data import data_folder
+from attattr.path import AttentionPath, integrate
 from attattr.quadrature import rule
 
 TYPES = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
