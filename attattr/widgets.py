@@ -67,7 +67,7 @@ def steps_explorer(model: Model, tokenizer: Tokenizer, text: Text = EXAMPLE) -> 
     sentence, explain = explainer(model, tokenizer, text)
     start = explain(steps=REFERENCE_STEPS)
     method = ipywidgets.Dropdown(options=METHODS, value="riemann", description="Rule")
-    steps = ipywidgets.IntSlider(4, 1, 64, description="Steps", continuous_update=False)
+    steps = ipywidgets.IntSlider(4, 2, 64, description="Steps", continuous_update=False)
     at_layer = ipywidgets.IntSlider(int(start.difference.abs().argmax()), 0, len(start.scores) - 1, description="Layer")
 
     def show() -> tuple[str, str]:
