@@ -133,7 +133,9 @@ METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = 
     "attribution": lambda model, batch, gold, steps: largest(scores_of_gold(model, batch, gold, steps), batch),
     "taylor": lambda model, batch, gold, steps: gains(model, batch, partial(cross_entropy, target=gold, reduction="sum")).sum(2).abs(),
     "taylor-logits": lambda model, batch, gold, steps: gains(model, batch, torch.sum).abs().sum(2),
-    "attention": lambda model, batch, gold, steps: largest(torch.stack(record(model, batch.inputs).attention, dim=1), batch),
+    "attention": lambda model, batch, gold, steps: largest(
+        torch.stack(record(model, batch.inputs, shortcuts=False).attention, dim=1), batch
+    ),
     "accuracy": loss_of_accuracy,
 }
 

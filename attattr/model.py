@@ -44,10 +44,10 @@ def two_stacks(model: nn.Module) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def gradients_of(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a number, zeros where it does not depend on a leaf; a ``TypeError`` where it depends on none by any gradient."""
+def gradients_of(total: Tensor, leaves: Sequence[Tensor], needed: bool = True) -> list[Tensor]:
+    """The gradients of a number, zeros where it does not depend on a leaf; if ``needed``, a ``TypeError`` where it depends on none."""
     found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
-    if all(gradient is None for gradient in found):
+    if needed and all(gradient is None for gradient in found):
         raise TypeError("the model's output has no gradient: expected layers that have one (int8 ones have not)")
     return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found, strict=True)]
 

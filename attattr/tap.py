@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from .model import alike, check_parameters, gradients_of, logits_in, logits_of, run, two_stacks
+from .model import alike, check_parameters, gradients_of, logits_in, run, two_stacks
 
 # B examples, L layers, H heads, N tokens, d head size, C classes, R branches (see `replay`)
 GRADIENT_SCALE = 4096.0  # a power of two, so it changes no digit; without it small gradients vanish in float16
@@ -208,18 +208,9 @@ def context_gradients(
     model: nn.Module, inputs: Mapping[str, Tensor], objective: Callable[[Tensor], Tensor]
 ) -> list[tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]]:
     """The contexts c of every layer and ∂objective(logits)/∂c, in float32 at least, all layers by one backward pass."""
-    contexts: list[Tensor] = []
-    probes: list[Tensor] = []
-
-    def probe(layer: int, context: Tensor, weights: Weights) -> Tensor:
-        contexts.append(context.detach())
-        probes.append(torch.zeros_like(context, requires_grad=True))
-        return context + probes[-1]  # what is added has the gradient of the sum, and nothing below it is asked for its own
-
-    with torch.enable_grad(), tapped(model, probe):
-        total = objective(widened(logits_of(model, inputs)))
-    gradients = gradients_of(total * GRADIENT_SCALE, probes)
-    return [(widened(c), widened(g) / GRADIENT_SCALE) for c, g in zip(contexts, gradients, strict=True)]
+    recording = record(model, inputs, gradients=True, shortcuts=False)
+    gradients = gradients_of(objective(widened(recording.logits)) * GRADIENT_SCALE, recording.probes)
+    return [(widened(c), widened(g) / GRADIENT_SCALE) for c, g in zip(recording.context, gradients, strict=True)]
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -227,10 +218,12 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in, gradients: bool = False) -> Recording:
+def record(
+    model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in, gradients: bool = False, shortcuts: bool = True
+) -> Recording:
     """Run ``model`` once, and keep what happened in every layer; with ``gradients``, `end_gradients` can be asked of it.
 
-    Where `replay` from the layers on does not come to the same numbers, it will run the whole model.
+    Where `replay` from the layers on does not come to the same numbers, or without ``shortcuts``, it will run the whole model.
 
     Raises:
         TypeError: no attention is found in the model, or one that is not between all tokens; parameters without numbers.
@@ -297,7 +290,7 @@ def record(model: nn.Module, inputs: Mapping[str, Any], read: Read = logits_in, 
     modules = dict.fromkeys(entered[call][0] for call in owner)
     calls = [call for call, (module, _) in enumerate(entered) if module in modules]
     hidden = tuple(entered[call][1] for call in calls)
-    if len(owner) < len(seen) or not all(isinstance(states, Tensor) for states in hidden):
+    if not shortcuts or len(owner) < len(seen) or not all(isinstance(states, Tensor) for states in hidden):
         return whole
     hidden = tuple(states.detach() for states in hidden)
     cut = replace(whole, blocks=tuple(modules), block_calls=tuple(map(calls.index, owner)), hidden=hidden)
@@ -367,11 +360,8 @@ def agrees(model: nn.Module, recording: Recording) -> bool:
 
 def end_gradients(recording: Recording, total: Tensor) -> list[Float[Tensor, "B _N H _d"]]:
     """∂total/∂c of every layer for a function of the recorded logits, in float32 at least: all layers by one backward pass, once."""
-    found = torch.autograd.grad(total * GRADIENT_SCALE, recording.probes, allow_unused=True)
-    return [
-        widened(torch.zeros_like(probe) if gradient is None else gradient) / GRADIENT_SCALE
-        for gradient, probe in zip(found, recording.probes, strict=True)
-    ]
+    found = gradients_of(total * GRADIENT_SCALE, recording.probes, needed=False)
+    return [widened(gradient) / GRADIENT_SCALE for gradient in found]
 
 
 def replay(

@@ -27,7 +27,7 @@ from attattr.book.results import write_result
 from attattr.book.training.model_folder import versions
 from attattr.data import data_folder
 
-THREADS, TEXTS, AUTHORS, LIST = 2, 24, 10, 64
+THREADS, TEXTS, AUTHORS, LIST, IMPORTANT = 2, 24, 10, 64, 200
 USUAL = range(18, 23)  # tokens of the texts on which the authors' default is timed
 TOKENS, LAYERS = (32, 64, 128, 256, 512), (2, 4, 8, 12)
 
@@ -93,6 +93,9 @@ def ratios(task: str, data: Path) -> list[dict[str, Any]]:
     def authors(text: Any) -> None:
         plain(model, encoded(tokenizer, text, padding="max_length", max_length=128, truncation=True), 64, left=True)
 
+    rows = attattr.examples(task, data).select(range(IMPORTANT))
+    attattr.head_importance(model, tokenizer, rows.select(range(2)))
+    importance = seconds(attattr.head_importance, model, tokenizer, rows)
     of_paper = times(texts[:TEXTS], lambda text: plain(model, encoded(tokenizer, text)))
     some = texts[:LIST]
     one_by_one = [
@@ -103,6 +106,7 @@ def ratios(task: str, data: Path) -> list[dict[str, Any]]:
         spread("times as fast", of_paper, dataset=task, than="the paper's 20 steps"),
         spread("times as fast", times(usual[:AUTHORS], authors), dataset=task, than="the authors' 64 steps, padded to 128"),
         spread("times as fast", one_by_one, dataset=task, than="one by one") | {"texts": LIST},
+        {"measure": "importance of heads, seconds", "dataset": task, "texts": IMPORTANT, "value": rounded(importance)},
     ]
 
 
