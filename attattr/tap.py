@@ -260,6 +260,8 @@ def record(
         inside.pop()
 
     check_parameters(model)
+    if gradients:  # tensors made in inference mode can take no part in them
+        inputs = {name: given.clone() if isinstance(given, Tensor) else given for name, given in inputs.items()}
     names = {module: name for name, module in model.named_modules()}
     with torch.set_grad_enabled(gradients), ExitStack() as stack:
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor))
