@@ -117,9 +117,7 @@ def check_heads(model: Any, keep: Tensor) -> None:
 def check_parameters(model: Any) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
     if not isinstance(model, nn.Module) and not hasattr(model, "model"):
-        raise TypeError(
         raise TypeError(f"{model!r:.60} is not the model itself: expected a torch module, as attattr.load gives")
-        )
     wrapped = {
         "model": not isinstance(model, nn.Module),
         "module": isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
