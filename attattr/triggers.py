@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import Options, attribute, attribute_batches
-from .batches import Batch, Model, Rows, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels
+from .batches import Model, Rows, Text, Tokenizer, check_texts, encode, forward, grouped, length_limit, predict, texts_and_labels, words_of
 from .connections import Attribution, one_text, strongest_connections
 from .data import one_of
 from .decision import class_names
@@ -128,8 +128,8 @@ def mine_triggers(
         others = [i for i, label in enumerate(labels) if names[label] != trigger.label and clean[i] == label]
         if not others:
             raise ValueError(f"no row of the selection is of another class than {trigger.label!r} and decided right: expected some")
-        attacked = predict_attacked(model, tokenizer, [texts[i] for i in others], trigger)
-        flips[trigger] = float((attacked != clean[others]).double().mean())
+        then = predict_attacked(model, tokenizer, [texts[i] for i in others], trigger)
+        flips[trigger] = float((then != clean[others]).double().mean())
     return shortlisted(chosen, wanted, top, lambda one: (flips[one], one.score))
 
 
@@ -198,15 +198,12 @@ def excluded(exclude: Mapping[str, Collection[str]] | Collection[str] | None) ->
 
 def allowed(tokenizer: Tokenizer, text: Text, words: frozenset[str], word_pieces: bool) -> Bool[Tensor, "N N"]:
     """Which connections may enter a trigger: none that touches an excluded word, none between special tokens alone."""
-    parts = text if isinstance(text, tuple) else (text,)
-    encoding = tokenizer(*parts)
-    special = torch.tensor([segment is None for segment in encoding.sequence_ids()])
-    barred = torch.zeros_like(special)
-    for segment, word in {*zip(encoding.sequence_ids(), encoding.word_ids(), strict=True)} - {(None, None)}:
-        written = encoding.word_to_chars(word, sequence_index=segment)
-        pieces = encoding.word_to_tokens(word, sequence_index=segment)
-        in_words = parts[segment][written.start : written.end].strip().lower() in words
-        barred[pieces.start : pieces.end] = in_words or (pieces.end - pieces.start > 1 and not word_pieces)
+    encoded = encode(tokenizer, text)
+    special = torch.tensor([segment is None for segment in encoded.sequence_ids()])
+    found = words_of(tokenizer, text, encoded.tokens())
+    of_tokens = found["word_of"]
+    closed = [found["words"][word].lower() in words or (of_tokens.count(word) > 1 and not word_pieces) for word in of_tokens]
+    barred = torch.tensor(closed) & ~special
     return ~(barred[:, None] | barred | (special[:, None] & special))
 
 
@@ -219,22 +216,16 @@ def candidate(tokenizer: Tokenizer, att: Attribution, strength: Float[Tensor, "L
     two = strongest_connections(strength[layer : layer + 1, head : head + 1], 2)
     taken = two[two.score >= SECOND * two.score[0]]
     encoded = encode(tokenizer, att.text)
-    runs = segment_runs(encoded.sequence_ids())
-    where = {place: (segment, number / len(run)) for segment, run in runs if segment is not None for number, place in enumerate(run, 1)}
-    members = sorted(where.keys() & {*taken["query"], *taken["key"]})
+    segments = encoded.sequence_ids()
+    members = [place for place in sorted({*taken["query"], *taken["key"]}) if segments[place] is not None]
     value = float(taken.score.sum() if score == "top-two" else best.score[0])
     return Trigger(
         tokens=tuple(encoded.tokens()[place] for place in members),
-        positions=tuple(where[place][1] for place in members),
-        segments=tuple(where[place][0] for place in members),
+        positions=tuple(segments[: place + 1].count(segments[place]) / segments.count(segments[place]) for place in members),
+        segments=tuple(segments[place] for place in members),
         score=float(f"{value:.5g}"),  # the rest depends on the batch
         label=att.label,
     )
-
-
-def segment_runs(segments: Sequence[int | None]) -> list[tuple[int | None, list[int]]]:
-    """The places of the tokens of each segment, one run after the other; special tokens, between them, are of segment None."""
-    return [(segment, list(run)) for segment, run in groupby(range(len(segments)), key=lambda place: segments[place])]
 
 
 def insert(
@@ -252,51 +243,44 @@ def insert(
     """
     encoded = encode(tokenizer, text, row)
     length = len(encoded["input_ids"])
-    runs = segment_runs(encoded.sequence_ids())
+    runs = [(segment, [place for place, _ in run]) for segment, run in groupby(enumerate(encoded.sequence_ids()), key=itemgetter(1))]
     own = {segment: run for segment, run in runs if segment is not None}
     new_ids = tokenizer.convert_tokens_to_ids(list(trigger.tokens))
-    for token, number in zip(trigger.tokens, new_ids, strict=True):
+    for token, number, segment in zip(trigger.tokens, new_ids, trigger.segments, strict=True):
         if number is None or number == tokenizer.unk_token_id or number in tokenizer.all_special_ids:
             raise ValueError(f"the tokenizer has no ordinary token {token!r}: expected one of its own, as it writes them")
-    unknown = [segment for segment in trigger.segments if segment not in own]
-    if unknown:
-        raise ValueError(f"the trigger {trigger.tokens} has a token in segment {unknown[0]!r}, but the text has segments {list(own)}")
+        if segment not in own:
+            raise ValueError(f"the trigger {trigger.tokens} has a token in segment {segment!r}, but the text has segments {list(own)}")
     surplus = length + len(new_ids) - limit
     if surplus > sum(map(len, own.values())) - len(own):
         raise ValueError(f"a trigger of {len(new_ids)} tokens leaves no room for a text: the model takes at most {limit} tokens")
     for _ in range(surplus):
         max(own.values(), key=len).pop()
-    order: list[int] = []  # places in the text; from its length on, in the trigger
-    for segment, run in runs:
-        new = {length + t: position for t, position in enumerate(trigger.positions) if trigger.segments[t] == segment}
-        order += merged(run, new)
     firsts = [own[segment][0] for segment in trigger.segments]  # a token of the trigger has the segment and mask of its neighbours
+    for segment, run in own.items():
+        new = sorted((position, length + t) for t, position in enumerate(trigger.positions) if trigger.segments[t] == segment)
+        place, size = 0, len(run) + len(new)
+        for position, entry in new:
+            place = max(place + 1, round(size * position))
+            run.insert(place - 1, entry)  # beyond the end, as the place before it was taken: at the end
+    order = [entry for _, run in runs for entry in run]  # places in the text; from its length on, in the trigger
     columns = {name: [*values, *(values[place] for place in firsts)] for name, values in encoded.items()}
     columns["input_ids"] = [*encoded["input_ids"], *new_ids]
     moved = {name: [values[at] for at in order] for name, values in columns.items()}
     return moved, tuple(place for place, at in enumerate(order) if at >= length), surplus > 0
 
 
-def merged(own: Sequence[int], new: Mapping[int, float]) -> list[int]:
-    """A segment's own entries in their order, with the new ones among them, each at its relative position."""
-    order = list(own)
-    place = 0
-    for entry in sorted(new, key=lambda entry: new[entry]):
-        place = max(place + 1, round((len(own) + len(new)) * new[entry]))
-        order.insert(place - 1, entry)  # beyond the end, as the place before it was taken: at the end
-    return order
-
-
-def attacked_batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[list[Batch], int]:
-    """Texts with a trigger as batches, and how many had to be shortened."""
+def attacked(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> tuple[Int[Tensor, " B"], int]:
+    """The class predicted for each text with a trigger inserted, and how many had to be shortened."""
     limit = length_limit(model, tokenizer)
     found = [insert(tokenizer, text, trigger, limit, row) for row, text in enumerate(texts)]
-    return grouped(model, tokenizer, [columns for columns, _, _ in found]), sum(shortened for _, _, shortened in found)
+    logits = forward(model, grouped(model, tokenizer, [columns for columns, _, _ in found]))
+    return logits.argmax(-1), sum(shortened for _, _, shortened in found)
 
 
 def predict_attacked(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], trigger: Trigger) -> Int[Tensor, " B"]:
     """The class predicted for each text with a trigger inserted."""
-    return forward(model, attacked_batches(model, tokenizer, texts, trigger)[0]).argmax(-1)
+    return attacked(model, tokenizer, texts, trigger)[0]
 
 
 def attack(
@@ -319,9 +303,8 @@ def attack(
     True
     """
     texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
-    attacked, shortened = attacked_batches(model, tokenizer, texts, trigger)
+    then, shortened = attacked(model, tokenizer, texts, trigger)
     first = predict(model, tokenizer, texts).argmax(-1) if predicted is None else predicted
-    then = forward(model, attacked).argmax(-1)
     return attack_of(class_names(model), torch.tensor(labels), first, then, shortened)
 
 
@@ -357,8 +340,7 @@ def attribute_attacked(
     """
     (whole,), _ = check_texts([text])
     columns, places, _ = insert(tokenizer, whole, trigger, length_limit(model, tokenizer))
-    special = set(tokenizer.all_special_ids)
-    runs = groupby(columns["input_ids"], key=lambda token: token in special)
+    runs = groupby(columns["input_ids"], key=set(tokenizer.all_special_ids).__contains__)
     written = tuple(tokenizer.decode(list(run)) for is_special, run in runs if not is_special)
     spelled: Text = written if isinstance(text, tuple) and len(written) == 2 else " ".join(written)
     given = grouped(model, tokenizer, [columns])
