@@ -209,16 +209,15 @@ def allowed(tokenizer: Tokenizer, text: Text, words: frozenset[str], word_pieces
 
 def candidate(tokenizer: Tokenizer, att: Attribution, strength: Float[Tensor, "L H N N"], score: str) -> Trigger | None:
     """The trigger of one text from the values of its connections, -inf for those that may not be taken."""
-    best = strongest_connections(strength, 1)
-    if not len(best) or best.score[0] <= 0:
+    ranked = strongest_connections(strength, strength.numel())
+    if not len(ranked) or ranked.score[0] <= 0:
         return None
-    layer, head = int(best["layer"][0]), int(best["head"][0])
-    two = strongest_connections(strength[layer : layer + 1, head : head + 1], 2)
+    two = ranked[(ranked["layer"] == ranked["layer"][0]) & (ranked["head"] == ranked["head"][0])].head(2)
     taken = two[two.score >= SECOND * two.score[0]]
     encoded = encode(tokenizer, att.text)
     segments = encoded.sequence_ids()
     members = [place for place in sorted({*taken["query"], *taken["key"]}) if segments[place] is not None]
-    value = float(taken.score.sum() if score == "top-two" else best.score[0])
+    value = float(taken.score.sum() if score == "top-two" else two.score[0])
     return Trigger(
         tokens=tuple(encoded.tokens()[place] for place in members),
         positions=tuple(segments[: place + 1].count(segments[place]) / segments.count(segments[place]) for place in members),
@@ -314,21 +313,20 @@ def attack_of(
     """The `Attack` that two lists of predictions for the same rows make."""
     parts: dict[str, dict[str, Any]] = {field.name: {} for field in fields(Attack) if field.name != "truncated"}
     for number, name in enumerate(names):
-        mine = gold == number
-        count, right, still = int(mine.sum()), int((mine & (first == gold)).sum()), int((mine & (then == gold)).sum())
-        if count:
-            parts["rows"][name], parts["before"][name], parts["after"][name] = count, right / count, still / count
-            parts["after_interval"][name] = wilson(still, count)
-        if right:
-            flipped = int((mine & (first == gold) & (then != gold)).sum())
-            parts["flip_rate"][name], parts["flip_interval"][name] = flipped / right, wilson(flipped, right)
+        right, still = (first == gold)[gold == number], (then == gold)[gold == number]
+        if len(right):
+            parts["rows"][name], parts["before"][name] = len(right), share(right)[0]
+            parts["after"][name], parts["after_interval"][name] = share(still)
+        if right.any():
+            parts["flip_rate"][name], parts["flip_interval"][name] = share(~still[right])
     return Attack(**parts, truncated=truncated)
 
 
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    found = binomtest(hits, of).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
+def share(hits: Bool[Tensor, " B"]) -> tuple[float, tuple[float, float]]:
+    """The share of rows that are hits, and its 95 % interval, Wilson's."""
+    found = binomtest(int(hits.sum()), len(hits))
+    low, high = found.proportion_ci(0.95, "wilson")
+    return float(found.statistic), (float(low), float(high))
 
 
 def attribute_attacked(
