@@ -130,8 +130,7 @@ class Words:
         found = [id for id in asked if id is not None]
         if not found:
             raise ValueError(f"blank={blank!r}: expected one of the tokenizer's tokens, or None if it has a mask, padding or unknown token")
-        with torch.inference_mode(False), torch.no_grad():
-            embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.embeddings.device))
+        embedding = self.model.get_input_embeddings()(torch.tensor(found[:1], device=self.embeddings.device)).detach()
         return torch.where(absent.to(embedding.device)[..., None], embedding, self.embeddings)
 
     def decisions(self, embeddings: Float[Tensor, "R N D"], gradient: bool = False) -> Float[Tensor, " R"] | Float[Tensor, "R N D"]:
@@ -211,17 +210,16 @@ def integrated_gradients(
     difference = words.decisions(torch.cat([empty, words.embeddings])).diff()
     found = torch.full(words.ordinary.shape, torch.inf, dtype=torch.float64)
     for count in EMBEDDING_STEPS if steps == "auto" else (steps,):
-        current, before = rule("gauss-legendre", count), found
+        current = rule("gauss-legendre", count)
         slopes = words.decisions(empty + current.nodes.to(empty)[:, None, None] * path, gradient=True)
         combined = (path.double().cpu() * torch.einsum("wm,mnd->wnd", current.weights, slopes)).sum(-1)
-        found, doubts = combined[0], combined[1:]
-        distance = min(float(current.error(doubts.norm(dim=1))), float((found - before).norm()))
-        error = distance / max(float(found.norm()), 1e-30)
-        if steps != "auto" or within(torch.tensor(error), (found.sum() - difference).abs(), difference, tolerance).all():
+        distance = min(current.error(combined[1:].norm(dim=1)), (combined[0] - found).norm())
+        found = combined[0]
+        error, gap = distance / found.norm().clamp_min(1e-30), (found.sum() - difference).abs()
+        if steps != "auto" or within(error, gap, difference, tolerance).all():
             break
     else:
-        gap = float((found.sum() - difference).abs())
-        warnings.warn(f"integrated gradients did not meet tolerance={tolerance}: error {error:.2g}, {gap:.2g} from the sum", stacklevel=2)
+        warnings.warn(f"integrated gradients did not meet {tolerance=}: error {error:.2g}, {gap[0]:.2g} from the sum", stacklevel=2)
     return found.float()
 
 
