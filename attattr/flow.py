@@ -180,7 +180,7 @@ def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
     return torch.from_numpy(adjusted[0] + leaves.cumsum(0)[..., None]).to(attention)
 
 
-def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance: float = EQUAL) -> Float[Tensor, "*L"]:
+def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor) -> Float[Tensor, "*L"]:
     """The share of flows that equal `flow_bound`, layer by layer: these say nothing about the node that they come from.
 
     Once all flows to a token are full in one layer, they are so in all above; a single one need not be, so shares can fall. Pairs
@@ -190,16 +190,15 @@ def flow_saturation(flow: Float[Tensor, "*L N N"], attention: Tensor, tolerance:
     Args:
         flow: of `attention_flow` with ``normalize=False``, all layers or one.
         attention: what the flow was computed from.
-        tolerance: the distance from the bound that counts as none.
 
     Raises:
         TypeError, ValueError: as `attention_rollout`; a flow that is normalized, or of another attention.
     """
     bound = flow_bound(attention).to(flow)
     own = flow.diagonal(dim1=-2, dim2=-1)  # the residual connections alone let half of the token through
-    if flow.shape[-1] != len(bound) or (flow > bound + tolerance).any() or (own < 0.5 - ROUNDING).any():
+    if flow.shape[-1] != len(bound) or (flow > bound + EQUAL).any() or (own < 0.5 - ROUNDING).any():
         raise ValueError("this is not the flow of this attention: pass attention_flow(attention, normalize=False)")
-    full, joined = (flow >= bound - tolerance) & (flow > 0), flow > 0
+    full, joined = (flow >= bound - EQUAL) & (flow > 0), flow > 0
     return full.sum((-2, -1)).to(flow) / joined.sum((-2, -1))
 
 
@@ -247,9 +246,7 @@ def even_attention(adjusted: Float[np.ndarray, "L N N"]) -> Float[np.ndarray, "L
     """Ã of a decoder that attends evenly to its receptive field: each token to itself and all before it. Refuses any other's."""
     later = torch.from_numpy(np.triu(adjusted, 1))
     check_numbers(later == 0, later, "causal=True, but Ã", "0 wherever the second token comes after the first: a causal mask")
-    tokens = adjusted.shape[-1]
-    even = normalized(np.tri(tokens)) + np.eye(tokens)
-    return np.broadcast_to(even / 2, adjusted.shape)
+    return (normalized(np.tril(np.ones_like(adjusted))) + np.eye(adjusted.shape[-1])) / 2
 
 
 def maximum_flows(adjusted: Float[np.ndarray, "L N N"], wanted: Sequence[int], progress: bool) -> Float[np.ndarray, "W N N"]:
