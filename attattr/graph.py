@@ -131,8 +131,7 @@ def attribution_tree(att: Attribution, tau: float = TAU) -> nx.DiGraph:
         raise ValueError("a tree needs a model of at least two layers: the last one is not used")
     att = replace(att, scores=att.scores.index_fill(2, torch.tensor(0), 0.0))
     scores, kept = layer_scores(att), retained(att, [tau] * len(att.scores))
-    off_diagonal = scores.sum(0) * (1 - np.eye(len(att.tokens)))
-    weight = off_diagonal.clip(min=0).sum(1)
+    weight = (scores.sum(0).clip(min=0) * (1 - np.eye(len(att.tokens)))).sum(1)
     root = int(weight.argmax())
     if not weight[root] > 0:
         raise ValueError(f"no token but {att.tokens[0]!r} draws anything positive from another: there is no tree to build")
