@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
+from .data import one_of
 from .model import check_heads, check_numbers, layers_and_heads
 from .path import AttentionPath
 from .quadrature import rule
@@ -71,8 +72,7 @@ def head_importance(
     >>> head_importance(model, tokenizer, rows).shape
     torch.Size([6, 12])
     """
-    if method not in METHODS_OF_IMPORTANCE:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(map(repr, METHODS_OF_IMPORTANCE))}")
+    one_of("method", method, METHODS_OF_IMPORTANCE)
     layers_and_heads(model)
     texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
