@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
 import warnings
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +28,14 @@ ADAPTER_OPTIONS = (
     *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "target_modules", "modules_to_save", "inference_mode"),
     *("exclude_modules", "base_model_name_or_path"),
 )  # what every version of peft knows; the rest are defaults, paths of a machine, or names of modules to import
-SHA256 = {  # of all that is embedded, the base model and an adapter for each task: whoever trains one anew writes it down here
-    "base/model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "base/config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "base/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    "base/tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-    "base/special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-    "base/vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-    "mnli/adapter_model.safetensors": "e92291211b12b1809f9299ffcc820620ee79a883b0df2e230233d2a1ff5ca58c",
-    "mnli/adapter_config.json": "bc5c51764b1e85d20c9e80af7c5fb1a02df30712154eab9cf3e96bc7dda493c3",
-    "mnli/training.json": "a8298b5f942f00edbb30978f6fdd7a83c532ac0ccb52dd603aafda0b09d16647",
-    "rte/adapter_model.safetensors": "f8ed055f92a602a17df5d765b9e9c517a55f5104941664f9d900c3f929171cea",
-    "rte/adapter_config.json": "bc5c51764b1e85d20c9e80af7c5fb1a02df30712154eab9cf3e96bc7dda493c3",
-    "rte/training.json": "3c5788cc9cfa60958e7bd487ca0e28f79f2de4b614403b42100b3d48dac50bf3",
-    "sst2/adapter_model.safetensors": "710c9daf5644c53bf433d8cbf1feefcef7c06f81b0700a4fbeae54900e0f4f56",
-    "sst2/adapter_config.json": "bc5c51764b1e85d20c9e80af7c5fb1a02df30712154eab9cf3e96bc7dda493c3",
-    "sst2/training.json": "e6f42f8b71f531afd2f72b848c037e887cae33bcc7291f8b9ab624910371bd36",
-    "mrpc/adapter_model.safetensors": "e19b43d8fe5237d87e606c42174370ee4b34b156eeb770c9788a962a4347a8df",
-    "mrpc/adapter_config.json": "bc5c51764b1e85d20c9e80af7c5fb1a02df30712154eab9cf3e96bc7dda493c3",
-    "mrpc/training.json": "974d86096fb8498362cd5686acad99e96bf11290ea9f12d4144ea0d9e91cc4ec",
-    "agreement/adapter_model.safetensors": "ad888ece8f8547542d52269dc18e9e4a7dd1a8a1984976565ffcda6ec1ab5dbd",
-    "agreement/adapter_config.json": "e74acafebe0016d271b0e7e1d2b1969b92ab762fa8c397afc80aa9caed4ae68a",
-    "agreement/training.json": "b4d0e3df08dd8468e1b2caaed4832efc830c523a4a4ae0941edc659c6b96f7f3",
+READ = ("adapter_*", "training.json", "config.json", "model.safetensors", "*token*", "vocab.txt")  # of what is embedded, by a pattern
+SHA256 = {  # of all that is read, by folder (see `sha256_of`): whoever trains one anew writes it down here
+    "base": "caec4d686cdfc5b889662a2c8981874420b229d7ca2790beac4eccd1032cd4a7",
+    "mnli": "b58de8c8d5b6dd0437f7c444714396845b2bedff7c1784e5c786bdb346b5006b",
+    "rte": "31a45ebe8f5288dc027e3dfd5550a5b2700474adfe39fbee4deff6cc0195ec6b",
+    "sst2": "15e46c54ec98d1fc0e0281763274d84a7fb53133ff22a9dcf50bd28602a4d63d",
+    "mrpc": "3e1ca83ff9beba0f60a332cb988c38b8257bb40fb4496cd84253e10a86644472",
+    "agreement": "5cc7b39911e1540624860f7f88e9627d3df04330684c8d0e7e892b222aa75ef1",
 }
 
 
@@ -75,19 +61,15 @@ def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
     if isinstance(name, Path) and not name.is_dir():
         raise ValueError(f"no folder {name}: expected one that holds a model; an embedded model or a hub id is a string")
     with torch.random.fork_rng(devices=[]):  # weights are random before they are read: that is nobody's business
-        if is_embedded(name) or (Path(name) / "adapter_config.json").is_file():
-            model, tokenizer = load_adapter(adapter_folder(name))
+        adapter = adapter_folder(name)
+        if adapter:
+            model, tokenizer = load_adapter(adapter)
         else:
             model, new = (load_cut(name), []) if is_cut(name) else classifier(str(name))
             tokenizer = own_tokenizer(str(name))
             if new:
                 raise OSError(f"{name} has no weights for {new[0]!r}: no sequence classifier was fine-tuned there, or one of other classes")
     return model.to(device).eval(), tokenizer
-
-
-def is_embedded(name: str | Path) -> bool:
-    """Whether a name is that of a task: it means the embedded model, whatever folders there are. A ``Path`` is a folder."""
-    return isinstance(name, str) and name in ALL_TASKS
 
 
 def classifier(name: str, revision: str = "main", **changes: Any) -> tuple[Model, list[str]]:
@@ -130,13 +112,11 @@ def own_tokenizer(name: str, revision: str = "main") -> Tokenizer:
     return tokenizer
 
 
-def adapter_folder(name: str | Path) -> Path:
-    """The folder of an adapter: an embedded one by its task's name, its files checked, or a folder itself."""
-    if is_embedded(name):
-        return checked(data_folder() / "models" / name, str(name))
-    if (Path(name) / "adapter_config.json").is_file():
-        return Path(name)
-    raise ValueError(f"no adapter {str(name)!r}: expected one of {sorted(ALL_TASKS)}, or a folder that `python -m attattr finetune` wrote")
+def adapter_folder(name: str | Path) -> Path | None:
+    """The folder of an adapter, None if it is none: a string that is a task's name is the embedded one, whatever folders there are."""
+    if isinstance(name, str) and name in ALL_TASKS:
+        return check_sha256(data_folder() / "models" / name, SHA256[name])
+    return Path(name) if (Path(name) / "adapter_config.json").is_file() else None
 
 
 def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
@@ -193,19 +173,21 @@ def embedded_base() -> tuple[str, str]:
     package = importlib.util.find_spec(BASE_PACKAGE)
     if package is None or package.origin is None:
         return BASE_HUB_ID, BASE_REVISION
-    return str(checked(Path(package.origin).parent / "model", "base")), "main"
+    return str(check_sha256(Path(package.origin).parent / "model", SHA256["base"])), "main"
 
 
-def checked(folder: Path, name: str) -> Path:
-    """The folder of what is embedded under ``name``, after each of its files was found to be the one that was committed."""
-    for path, expected in SHA256.items():
-        if path.startswith(f"{name}/"):
-            check_sha256(folder / Path(path).name, expected)
-    return folder
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file; of a folder, that of the lines which ``sha256sum`` prints of the files in it that are `READ`, by name."""
+    if path.is_dir():
+        files = sorted(file for pattern in READ for file in path.glob(pattern))
+        return sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+    return sha256(path.read_bytes()).hexdigest() if path.is_file() else "that of no file"
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Raise ``OSError`` unless the file at ``path`` is there and has exactly the bytes it should have."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "that of no file"
+def check_sha256(path: Path, expected: str) -> Path:
+    """The path, of a file or folder; an ``OSError`` unless it is there and has exactly the bytes that it should have."""
+    found = sha256_of(path)
     if found != expected:
-        raise OSError(f"missing, damaged or swapped file {path}: its sha256 is {found}, expected {expected}; reinstall its package")
+        what = f"file among {', '.join(READ)} in {path}: their" if path.is_dir() else f"file {path}: its"
+        raise OSError(f"missing, damaged or swapped {what} sha256 is {found}, expected {expected}; reinstall its package")
+    return path

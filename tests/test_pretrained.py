@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import types
 from pathlib import Path
@@ -60,12 +59,16 @@ def test_an_adapter_without_its_record_is_refused(tmp_path):
 
 
 def test_a_damaged_base_is_refused(monkeypatch):
-    monkeypatch.setitem(pretrained.SHA256, "base/model.safetensors", "0" * 64)
-    with pytest.raises(OSError, match=r"model\.safetensors: its sha256 is 53aa51.*expected 000"):
+    monkeypatch.setitem(pretrained.SHA256, "base", "0" * 64)
+    with pytest.raises(OSError, match=r"file among .*model\.safetensors.* in .*model: their sha256 is caec4d.*expected 000"):
         attattr.load("sst2")
 
 
-@pytest.mark.parametrize("file", sorted(path for path in pretrained.SHA256 if path.startswith(("base", "sst2"))))
+BASE = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+
+
+@pytest.mark.parametrize("file", [*(f"base/{name}" for name in BASE), *(f"sst2/{name}" for name in ADAPTER)])
 def test_no_file_of_what_is_embedded_can_be_another(file, monkeypatch, tmp_path):
     """Whatever the other files say of it: a record that holds the new hash, too."""
     monkeypatch.chdir(tmp_path)
@@ -79,9 +82,11 @@ def test_no_file_of_what_is_embedded_can_be_another(file, monkeypatch, tmp_path)
     content = path.read_bytes()
     path.unlink()
     path.symlink_to(shutil.copy2(__file__, tmp_path / "elsewhere"))  # a link is followed: what counts is what is read
-    with pytest.raises(OSError, match=rf"missing, damaged or swapped file .*{re.escape(name)}: its sha256 is"):
+    with pytest.raises(OSError, match=r"missing, damaged or swapped file among .*: their sha256 is"):
         attattr.load("sst2")
     path.unlink()
+    with pytest.raises(OSError, match=r"missing, damaged or swapped file among"):
+        attattr.load("sst2")
     path.write_bytes(content + b" ")
     if name == "adapter_model.safetensors":
         record = path.with_name("training.json")
@@ -92,11 +97,22 @@ def test_no_file_of_what_is_embedded_can_be_another(file, monkeypatch, tmp_path)
 
 
 def test_all_that_is_embedded_is_written_down():
-    models = attattr.data.data_folder() / "models"
-    there = {f"{path.parent.name}/{path.name}" for path in models.glob("*/*") if path.suffix in (".json", ".safetensors")}
-    assert {path for path in pretrained.SHA256 if not path.startswith("base/")} == there
+    assert set(pretrained.SHA256) == {"base", *attattr.data.ALL_TASKS}
     for task in attattr.data.ALL_TASKS:
-        assert pretrained.adapter_folder(task) == models / task
+        folder = attattr.data.data_folder() / "models" / task
+        assert pretrained.adapter_folder(task) == folder
+        assert {path.name for path in folder.iterdir()} == {"README.md", *ADAPTER}
+
+
+def test_a_file_more_that_would_be_read_is_seen(tmp_path):
+    folder, expected = copy_of_the_adapter(tmp_path), pretrained.SHA256["sst2"]
+    (folder / "notes.txt").write_text("not read")
+    assert pretrained.check_sha256(folder, expected) == folder
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in ADAPTER]  # as sha256sum prints them
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == expected
+    (folder / "added_tokens.json").write_text("{}")
+    with pytest.raises(OSError, match="swapped file among"):
+        pretrained.check_sha256(folder, expected)
 
 
 def test_a_tasks_name_is_the_embedded_model_whatever_folders_there_are(tmp_path, monkeypatch):

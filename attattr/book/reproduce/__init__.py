@@ -19,7 +19,7 @@ import torch
 from ...batches import Model, Tokenizer
 from ...connections import checksum
 from ...data import digest, find_task, one_of, read_split
-from ...pretrained import adapter_folder, load
+from ...pretrained import adapter_folder, load, sha256_of
 from ..files import alone
 from ..results import write_result
 from ..training.evaluation import share_of
@@ -102,7 +102,5 @@ def reproduce(name: str, run: Run) -> Path:
 
 def weights_of(source: str, model: Model) -> str:
     """One name for the weights of a model: the sha256 of an adapter's file, or that of all tensors of any other."""
-    try:
-        return sha256((adapter_folder(source) / "adapter_model.safetensors").read_bytes()).hexdigest()
-    except ValueError:
-        return checksum(model.state_dict(), "")
+    folder = adapter_folder(source)
+    return sha256_of(folder / "adapter_model.safetensors") if folder else checksum(model.state_dict(), "")

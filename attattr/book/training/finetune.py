@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ...batches import Model, collate, texts_of
-from ...data import Task, digest, find_task, one_of, read_rows, read_split, whole
+from ...data import ALL_TASKS, Task, digest, find_task, one_of, read_rows, read_split, whole
 from ...pretrained import adapter_folder, check_sha256, load_base
 from ..files import alone
 from .evaluation import accelerate, encode, evaluate
@@ -111,7 +111,7 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     if settings.rank:
         model = add_adapter(model, settings.rank, new)
     if settings.start:
-        run["start_sha256"] = go_on_from(adapter_folder(settings.start), model, task, settings)
+        run["start_sha256"] = go_on_from(settings.start, model, task, settings)
     model = model.to(accelerator.device)
     checkpoint = output / "checkpoint" / "state.pt"
     encoded = encode(tokenizer, texts, settings.max_length)
@@ -209,13 +209,16 @@ def add_adapter(model: Model, rank: int, new: Sequence[str]) -> Model:
     return get_peft_model(model, config)
 
 
-def go_on_from(folder: Path, model: Model, task: Task, settings: Settings) -> str:
+def go_on_from(start: str | Path, model: Model, task: Task, settings: Settings) -> str:
     """Copy an adapter that was trained on another task into ``model``, and of its classifier what the class names allow; its sha256.
 
     A class of the same name keeps its weights; the others start from the mean of the classes that found no namesake.
     """
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
+    folder = adapter_folder(start)
+    if folder is None:
+        raise ValueError(f"no adapter {start!r}: expected one of {sorted(ALL_TASKS)}, or a folder that `python -m attattr finetune` wrote")
     record = training_record(folder)
     theirs = (record["base"], record["rank"])
     if theirs != (settings.base, settings.rank):
