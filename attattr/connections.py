@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from .batches import Text
 from .data import one_of, whole
 
 MEASURES = ("difference", "completeness", "error", "evaluations")  # one number a layer
-TENSORS = ("scores", "attention", "probabilities", *MEASURES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,13 +93,13 @@ class Attribution:
         at = [layer for layer, one in enumerate(self.kinds) if one == kind]
         queries, keys = self.sides(kind)
         size = (at, slice(None), slice(len(queries)), slice(len(keys)))
-        measured = {name: getattr(self, name)[at] for name in ("difference", "completeness", "error", "evaluations")}
-        names: dict[str, Any] = {"kinds": (kind,) * len(at), "layers": tuple(self.layers[layer] for layer in at)}
-        if kind == "decoder" and self.decoder_tokens:
-            names |= {"tokens": queries, "decoder_tokens": (), "words": (), "word_of": (), "offsets": ()}
-        elif kind == "encoder":
-            names["decoder_tokens"] = ()
-        return replace(self, scores=self.scores[size], attention=self.attention[size], **measured, **names)
+        parts: dict[str, Any] = {name: getattr(self, name)[at] for name in MEASURES}
+        parts |= {"kinds": (kind,) * len(at), "layers": tuple(self.layers[layer] for layer in at), "tokens": keys}
+        if keys is not self.tokens:  # words are those of the other text
+            parts |= dict.fromkeys(("words", "word_of", "offsets"), ())
+        if kind != "cross":
+            parts["decoder_tokens"] = ()
+        return replace(self, scores=self.scores[size], attention=self.attention[size], **parts)
 
     def by_word(self) -> Attribution:
         """The same attribution among words: scores summed over word pieces; attention summed over keys, its mean over queries.
@@ -128,7 +127,21 @@ class Attribution:
     @staticmethod
     def load(path: str | Path) -> Any:
         """Read what `save` wrote: an Attribution, or the list of them. Raises ``OSError`` if it is missing, damaged or something else."""
-        return load(path)
+        try:
+            with safe_open(str(path), "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                kept = file.metadata() or {}
+            if kept.get("sha256") != checksum(tensors, kept.get("attributions", "")):
+                raise ValueError("its checksum is not that of its content")
+            told = json.loads(kept["attributions"])
+            parts = [{name: untold(part) for name, part in rest.items()} for rest in told["parts"]]
+            for name, part in tensors.items():
+                number, _, name = name.partition(".")
+                parts[int(number)][name] = part.float() if part.dtype == torch.float16 else part
+            found = [Attribution(**of_one) for of_one in parts]
+            return found if told["many"] else found[0]
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
 
     def _repr_html_(self) -> str:
         from .display import attribution_html
@@ -139,8 +152,7 @@ class Attribution:
 def chained(att: Attribution) -> Attribution:
     """The attribution itself; a ``ValueError`` unless all layers and heads are there, and each layer reads what the one below wrote."""
     fits = len(att.layers) == len(att.scores)  # else it was put together by hand
-    stacks = {*att.kinds} - {"cross"}
-    if fits and (att.heads or att.layers != tuple(range(len(att.layers))) or len(stacks) != 1 or "cross" in att.kinds):
+    if fits and (att.heads or att.layers != tuple(range(len(att.layers))) or {*att.kinds} not in ({"encoder"}, {"decoder"})):
         found = ", ".join(f"{kind} {number}" for kind, number in zip(att.kinds, att.layers, strict=True))
         expected = "all heads of layers of one kind, from 0 up, each of which reads the one below: att.of_kind('encoder'), for one"
         raise ValueError(f"the layers {found}{f' and the heads {list(att.heads)}' if att.heads else ''}: expected {expected}")
@@ -168,11 +180,10 @@ def save(atts: Attribution | Sequence[Attribution], path: str | Path, half: bool
     tensors: dict[str, Tensor] = {}
     rest = []
     for number, att in enumerate(found):
-        parts = {field.name: getattr(att, field.name) for field in fields(att)}
-        kept = {name: part.cpu().clone().contiguous() for name, part in parts.items() if isinstance(part, Tensor)}
+        kept = {name: part.cpu().clone().contiguous() for name, part in vars(att).items() if isinstance(part, Tensor)}
         kept |= {name: kept[name].half() for name in ("scores", "attention") if half}
         tensors |= {f"{number}.{name}": part for name, part in kept.items()}
-        rest.append({name: part for name, part in parts.items() if not isinstance(part, Tensor)})
+        rest.append({name: part for name, part in vars(att).items() if not isinstance(part, Tensor)})
     told = json.dumps({"many": not isinstance(atts, Attribution), "parts": rest})
     with whole(Path(path)) as aside:
         save_file(tensors, str(aside), metadata={"attributions": told, "sha256": checksum(tensors, told)})
@@ -187,43 +198,9 @@ def checksum(tensors: Mapping[str, Tensor], told: str) -> str:
     return found.hexdigest()
 
 
-def load(path: str | Path) -> Attribution | list[Attribution]:
-    """Read what `save` wrote, the one or the list. Raises ``OSError`` if the file is missing, damaged or holds something else."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            kept = file.metadata() or {}
-        if kept.get("sha256") != checksum(tensors, kept.get("attributions", "")):
-            raise ValueError("its checksum is not that of its content")
-        told = json.loads(kept["attributions"])
-        found = []
-        for number, rest in enumerate(told["parts"]):
-            own = {name: tensors[f"{number}.{name}"] for name in TENSORS if f"{number}.{name}" in tensors}
-            own |= {name: part.float() for name, part in own.items() if part.dtype == torch.float16}
-            found.append(Attribution(**own, **{name: untold(part) for name, part in rest.items()}))
-            check_fit(found[-1])
-        return found if told["many"] else found[0]
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
-
-
 def untold(part: Any) -> Any:
     """What JSON made lists of, as the tuples that they were."""
     return tuple(map(untold, part)) if isinstance(part, list) else part
-
-
-def check_fit(att: Attribution) -> None:
-    """Raise ``ValueError`` unless the parts of an attribution are of the types and sizes that they should be."""
-    layers = len(att.scores)
-    sizes = [att.scores.ndim == 4, att.attention.shape == att.scores.shape, len(att.tokens) == att.scores.shape[3]]
-    sizes += [getattr(att, name).shape == (layers,) for name in MEASURES]
-    parts = att.text if isinstance(att.text, tuple) else (att.text,)
-    texts = [*att.tokens, *parts, att.label, att.method, att.quantity, *att.causes, *att.kinds, *att.decoder_tokens, *att.words]
-    kept = [len(names) in (0, layers) for names in (att.layers, att.kinds)]
-    if not all(sizes + kept) or not all(isinstance(one, str) for one in texts) or not isinstance(att.tolerance, float):
-        raise ValueError("its parts are not those of an Attribution, or do not fit each other")
 
 
 def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: str = "none") -> pandas.DataFrame:
