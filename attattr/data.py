@@ -9,10 +9,8 @@ Whatever is read is first a ``pandas.DataFrame`` whose index says where each row
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -173,11 +171,6 @@ def checked(table: pandas.DataFrame, place: str, task: Task) -> list[dict[str, s
     return rows
 
 
-def digest(rows: list[dict[str, str]]) -> str:
-    """One name for these rows in their order: the sha256 of their JSON."""
-    return sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-
 def read_utf8(path: Path, expected: str) -> str:
     """The text of a file; an error says what was expected there, or names the line that is not UTF-8."""
     if not path.is_file():
@@ -231,7 +224,7 @@ def lexicon(source: str | Path = "own") -> dict[str, frozenset[str]]:
         table = load_table(f"{place} (nor are there files positive-words.txt and negative-words.txt)", str(source))
         rows = checked(table.map(lambda cell: cell.lower() if isinstance(cell, str) else cell), place, LEXICON)
     # A blank line is no word.
-    words = {polarity: {row["word"].lower() for row in rows if row["label"] == polarity} - {""} for polarity in LEXICON.labels}
+    words = {polarity: frozenset(row["word"].lower() for row in rows if row["label"] == polarity) - {""} for polarity in LEXICON.labels}
     if not all(words.values()):
         raise ValueError(f"{place} holds {[f'{len(found)} {polarity}' for polarity, found in words.items()]} words: expected some of each")
-    return {polarity: frozenset(found) for polarity, found in words.items()}
+    return words

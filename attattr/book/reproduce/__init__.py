@@ -18,12 +18,12 @@ import torch
 
 from ...batches import Model, Tokenizer
 from ...connections import checksum
-from ...data import digest, find_task, one_of, read_split
+from ...data import find_task, one_of, read_split
 from ...pretrained import adapter_folder, load, sha256_of
 from ..files import alone
 from ..results import write_result
 from ..training.evaluation import share_of
-from ..training.model_folder import training_record, versions
+from ..training.model_folder import digest, training_record, versions
 from .evidence import edges, fig3, fig4
 from .flows import flow_correlations, saturation
 from .heads import fig5, fig6

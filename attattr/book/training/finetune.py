@@ -27,11 +27,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ...batches import Model, collate, texts_of
-from ...data import ALL_TASKS, Task, digest, find_task, one_of, read_rows, read_split, whole
+from ...data import ALL_TASKS, Task, find_task, one_of, read_rows, read_split, whole
 from ...pretrained import adapter_folder, check_sha256, load_base
 from ..files import alone
 from .evaluation import accelerate, encode, evaluate
-from .model_folder import training_record, write_model
+from .model_folder import digest, training_record, write_model
 
 Row = dict[str, str]
 COUNT = 2**31

@@ -76,6 +76,11 @@ def model_card(record: dict) -> str:
     return Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(record, hub_id=BASE_HUB_ID)
 
 
+def digest(rows: list[dict[str, str]]) -> str:
+    """One name for the rows of a task in their order: the sha256 of their JSON."""
+    return sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
 def versions() -> dict[str, str]:
     """What this machine runs on, for the provenance of a result; in a checkout also its commit."""
     found = {"python": platform.python_version(), "attattr": __version__}
