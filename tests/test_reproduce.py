@@ -86,8 +86,9 @@ def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task
     for rule, tolerance in TOLERANCES.items():
         own = found[found.rule == rule]
         assert own.text.nunique() == texts and (own.error <= own.reported).mean() >= 0.97
-        assert own.error.max() < 2 * tolerance
-    assert found[found.rule == "auto"].evaluations.mean() <= 5
+        assert (own.error <= tolerance).mean() >= 0.99
+    auto = found[found.rule == "auto"]
+    assert auto.evaluations.mean() <= 5 and auto.error.max() < 2e-2
 
 
 def test_the_reference_of_the_certificate_is_exact_enough():
