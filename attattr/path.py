@@ -111,7 +111,8 @@ def integrate(
     recording, everyone = path.recording, path.everyone()
     chosen = list(range(len(recording.context)) if layers is None else layers)
     kept = list(range(recording.attention[0].shape[1]) if heads is None else heads)
-    whole, at_end = path.end()
+    whole, ends = path.end()
+    at_end = ends if len(rules[0].nodes) > 1 else []  # a rule that is nothing but this end asks for it as for any node
     rows = [everyone] * len(chosen)  # of each layer, the texts that are not settled
     known: list[dict[float, Tensor]] = [{1.0: at_end[layer]} if at_end else {} for layer in chosen]  # their gradients, by α
     done = {*known[0]}

@@ -145,6 +145,23 @@ def test_a_gated_head_has_no_scores_and_permuted_heads_permute_them():
     assert torch.allclose(permuted, scores[:, :, order], atol=1e-6)
 
 
+@pytest.mark.parametrize(("method", "alpha"), [("riemann", 1.0), ("riemann-left", 0.0), ("gauss-legendre", 0.5)])
+def test_one_step_is_the_gradient_there_times_attention(method, alpha):
+    model, batch = bert(), inputs([5])
+    att = attattr.attribute_inputs(model, batch, target=1, method=method, steps=1)
+    attention = tap.record(model, batch).attention[1]
+    scaled = (alpha * attention).requires_grad_()
+
+    def put(layer, context, weights):
+        return (scaled @ weights()[1]).transpose(1, 2) if layer == 1 else context
+
+    with tap.tapped(model, put):
+        probability = model(**batch).logits.softmax(-1)[0, 1]
+    expected = attention * torch.autograd.grad(probability, scaled)[0]
+    assert torch.allclose(att.scores[1], expected[0], atol=1e-7) and att.error.isinf().all()
+    assert att.evaluations.tolist() == [int(0 < alpha < 1)] * 3
+
+
 def relative(one, other):
     return float(((one - other).flatten(1).norm(dim=1) / other.flatten(1).norm(dim=1)).max())
 

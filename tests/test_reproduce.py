@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_again_loses_no_finished_row(tmp_path, file_size_lim
     assert asked == list(range(len(kept), 400))
 
 
-@pytest.mark.parametrize(("task", "texts"), [("sst2", 872), ("mnli", 150)])
+@pytest.mark.parametrize(("task", "texts"), [("sst2", 872), ("mnli", 40)])
 def test_the_committed_certificate_holds_and_belongs_to_the_committed_model(task, texts):
     found = result(f"certificate-{task}")
     assert found.attrs["texts"] == texts
