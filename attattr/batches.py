@@ -40,16 +40,9 @@ class Batch:
     places: tuple[tuple[int, ...], ...]  # of those tokens in the row; the others are padding
     width: int  # of a row; 0: not known
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """How many tokens each text has."""
-        return tuple(map(len, self.places))
-
     def examples(self) -> list[Example]:
         """What a target of one's own may ask of each text."""
-        padding = [
-            torch.ones(self.width, dtype=torch.bool).index_fill(0, torch.tensor(real, dtype=torch.long), False) for real in self.places
-        ]
+        padding = [~torch.isin(torch.arange(self.width), torch.tensor(real, dtype=torch.long)) for real in self.places]
         return [Example(tokens, len(tokens), of_row) for tokens, of_row in zip(self.tokens, padding, strict=True)]
 
 
@@ -85,9 +78,7 @@ def texts_of(rows: Rows, columns: str | Sequence[str] | None = None) -> list[Tex
     table = table_of(rows)
     if table is None:
         if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
-            raise TypeError(
-                f"cannot read {str(rows)[:60]} as a text: expected a string, a tuple of two strings, or many in a list or table"
-            )
+            raise TypeError(f"cannot read {str(rows)[:60]} as a text: expected a string, a tuple of two, or many in a list or table")
         found = list(rows)
     else:
         wanted = (columns,) if isinstance(columns, str) else columns
@@ -200,10 +191,8 @@ def batches(model: Model, tokenizer: Tokenizer, texts: Sequence[Text], max_token
     encoded = [encode(tokenizer, text, number) for number, text in enumerate(texts)]
     for number, (text, item) in enumerate(zip(texts, encoded, strict=True)):
         if len(item["input_ids"]) > limit:
-            raise ValueError(
-                f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}: "
-                f"shorten {str(text)[:60]!r} ..., row {number}, or pass truncation=True"
-            )
+            found = f"a text of {len(item['input_ids'])} tokens, but this model takes at most {limit}"
+            raise ValueError(f"{found}: shorten {str(text)[:60]!r} ..., row {number}, or pass truncation=True")
     return grouped(model, tokenizer, encoded, max_tokens)
 
 
@@ -215,9 +204,7 @@ def encode(tokenizer: Tokenizer, text: Text, number: int = 0) -> BatchEncoding:
     except UnicodeEncodeError as error:
         raise ValueError(f"{text!r}, row {number}, is no Unicode: {error.reason}, so replace {error.object[error.start]!r}") from error
     found = tokenizer(*parts, return_special_tokens_mask=True)
-    special = torch.tensor(found.pop("special_tokens_mask"), dtype=torch.bool)
-    segments = [None if one else 0 for one in special.tolist()] if not found.is_fast else found.sequence_ids()
-    if special.all() or (found.is_fast and not set(range(len(parts))) <= set(segments)):
+    if all(found.pop("special_tokens_mask")) or (found.is_fast and not set(range(len(parts))) <= set(found.sequence_ids())):
         raise ValueError(f"the tokenizer makes no token of {text!r}, row {number}: expected text in a script it knows, in every part")
     return found
 
@@ -235,7 +222,7 @@ def grouped(model: Model, tokenizer: Tokenizer, encoded: Sequence[Mapping], max_
             fits = groups and lengths[i] * (len(groups[-1]) + 1) <= max_tokens and (padded or lengths[i] == lengths[groups[-1][0]])
             groups[-1].append(i) if fits else groups.append([i])
         found = [collate(model, tokenizer, group, [encoded[i] for i in group]) for group in groups]
-        uneven = next((batch for batch in found if batch.lengths[0] < batch.lengths[-1]), None)
+        uneven = next((batch for batch in found if len(batch.places[0]) < batch.width), None)
         if uneven is None or indifferent(model, uneven):
             break
     return found
@@ -245,7 +232,7 @@ def indifferent(model: Model, batch: Batch) -> bool:
     """Whether the shortest text of a padded batch, which comes first, has the same logits with its padding as without."""
     with torch.no_grad():
         padded = logits_of(model, {name: column[:1] for name, column in batch.inputs.items()})
-        alone = logits_of(model, {name: column[:1, : batch.lengths[0]] for name, column in batch.inputs.items()})
+        alone = logits_of(model, {name: column[:1, : len(batch.places[0])] for name, column in batch.inputs.items()})
     return alike(padded[tuple(map(slice, alone.shape))], alone)
 
 
@@ -260,23 +247,19 @@ def collate(model: Model, tokenizer: Tokenizer, index: Sequence[int], encoded: S
         token = f"{tokenizer.convert_ids_to_tokens(last)!r}, number {last}"
         raise ValueError(f"token {token}, is none of the model's {vocabulary}: expected its own tokenizer, or more embeddings")
     filler = {"input_ids": next((one for one in named if one is not None and 0 <= one < vocabulary), 0)}
-    device = next(model.parameters()).device
 
     def column(name: str) -> Int[Tensor, "B N"]:
         padded = [list(item[name]) + [filler.get(name, 0)] * (max(lengths) - len(item[name])) for item in encoded]
-        found = torch.tensor(padded, device=device)
+        found = torch.tensor(padded, device=next(model.parameters()).device)
         if name == "token_type_ids" and found.max() >= (getattr(config, "type_vocab_size", 0) or torch.inf):
             return torch.zeros_like(found)  # the tokenizer counts segments that the model does not know
         return found
 
-    known = [name for name in encoded[0] if name in takes or any(one.kind is one.VAR_KEYWORD for one in takes.values())]
-    return Batch(
-        index=tuple(index),
-        inputs={name: column(name) for name in known},
-        tokens=tuple(tuple(readable(tokenizer, one) for one in item["input_ids"]) for item in encoded),
-        places=tuple(tuple(range(length)) for length in lengths),
-        width=max(lengths),
-    )
+    anything = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    inputs = {name: column(name) for name in encoded[0] if anything or name in takes}
+    places = tuple(tuple(range(length)) for length in lengths)
+    tokens = tuple(tuple(readable(tokenizer, one) for one in item["input_ids"]) for item in encoded)
+    return Batch(tuple(index), inputs, tokens, places, max(lengths))
 
 
 def readable(tokenizer: Tokenizer, number: int) -> str:
@@ -344,7 +327,6 @@ def forward(model: Model, given: Sequence[Batch], keep: Bool[Tensor, "*_"] | Non
         with torch.no_grad(), nullcontext() if mine is None else gated(model, mine.to(model.device)):
             logits.append(logits_of(model, batch.inputs).cpu())
         if logits[-1].ndim != 2:
-            raise TypeError(
-                f"{type(model).__name__} gives logits of shape {tuple(logits[-1].shape)}: expected a classifier, a row for each text"
-            )
+            found = f"{type(model).__name__} gives logits of shape {tuple(logits[-1].shape)}"
+            raise TypeError(f"{found}: expected a classifier, a row for each text")
     return torch.cat(logits)[order.argsort()]

@@ -95,7 +95,7 @@ def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "
         raise ValueError(
             f"attention among {values.shape[-1]} tokens, and inputs of {batch.width}: expected as many, no tokens of the model's own"
         )
-    return torch.stack([of_text[..., :n, :n].amax((-2, -1)) for of_text, n in zip(values, batch.lengths, strict=True)])
+    return torch.stack([of_text[..., : len(own), : len(own)].amax((-2, -1)) for of_text, own in zip(values, batch.places, strict=True)])
 
 
 def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H N N"]:

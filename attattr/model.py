@@ -108,21 +108,17 @@ def check_heads(model: Any, keep: Tensor) -> None:
     """Refuse what is not one yes or no for each head of the model."""
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise TypeError(f"keep is {getattr(keep, 'dtype', type(keep).__name__)}: expected a boolean tensor, True for a head that stays")
-    if keep.ndim not in (2, 3) or tuple(keep.shape[-2:]) != layers_and_heads(model):
-        raise ValueError(
-            f"keep has shape {tuple(keep.shape)}: expected {layers_and_heads(model)}, layers and heads, for all rows or for each"
-        )
+    shape = layers_and_heads(model)
+    if keep.ndim not in (2, 3) or keep.shape[-2:] != shape:
+        raise ValueError(f"keep has shape {tuple(keep.shape)}: expected {shape}, layers and heads, for all rows or for each")
 
 
 def check_parameters(model: Any) -> None:
     """Refuse what is not a model itself, or one whose parameters have no numbers here or can never take part in a gradient."""
     if not isinstance(model, nn.Module) and not hasattr(model, "model"):
         raise TypeError(f"{model!r:.60} is not the model itself: expected a torch module, as attattr.load gives")
-    wrapped = {
-        "model": not isinstance(model, nn.Module),
-        "module": isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
-        "_orig_mod": hasattr(model, "_orig_mod"),
-    }
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    wrapped = {"model": not isinstance(model, nn.Module), "module": parallel, "_orig_mod": hasattr(model, "_orig_mod")}
     for name in (name for name, found in wrapped.items() if found):
         raise TypeError(f"{type(model).__name__} is not the model itself: expected its .{name}")
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
