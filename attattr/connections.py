@@ -139,6 +139,8 @@ class Attribution:
                 number, _, name = name.partition(".")
                 parts[int(number)][name] = part.float() if part.dtype == torch.float16 else part
             found = [Attribution(**of_one) for of_one in parts]
+            for att in found:
+                check_fit(att)
             return found if told["many"] else found[0]
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise OSError(f"{path} is not a saved Attribution, or is damaged: {error}") from error
@@ -201,6 +203,18 @@ def checksum(tensors: Mapping[str, Tensor], told: str) -> str:
 def untold(part: Any) -> Any:
     """What JSON made lists of, as the tuples that they were."""
     return tuple(map(untold, part)) if isinstance(part, list) else part
+
+
+def check_fit(att: Attribution) -> None:
+    """Raise ``ValueError`` unless the parts of an attribution are of the types and sizes that they should be."""
+    layers = len(att.scores)
+    sizes = [att.scores.ndim == 4, att.attention.shape == att.scores.shape, len(att.tokens) == att.scores.shape[3]]
+    sizes += [getattr(att, name).shape == (layers,) for name in MEASURES]
+    parts = att.text if isinstance(att.text, tuple) else (att.text,)
+    texts = [*att.tokens, *parts, att.label, att.method, att.quantity, *att.causes, *att.kinds, *att.decoder_tokens, *att.words]
+    kept = [len(names) in (0, layers) for names in (att.layers, att.kinds)]
+    if not all(sizes + kept) or not all(isinstance(one, str) for one in texts) or not isinstance(att.tolerance, float):
+        raise ValueError("its parts are not those of an Attribution, or do not fit each other")
 
 
 def strongest_connections(values: Float[Tensor, "L H N N"], count: int, over: str = "none") -> pandas.DataFrame:
