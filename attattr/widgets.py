@@ -181,7 +181,7 @@ def explainer(model: Model, tokenizer: Tokenizer, text: Text) -> tuple[ipywidget
     sentence = ipywidgets.Text(as_line(text), description="Text", continuous_update=False, layout=WIDE)
     attributed = lru_cache(maxsize=16)(attribute)
 
-    def explain(method: str = "gauss-legendre", steps: int | str = "auto") -> Attribution:
+    def explain(method: str | None = None, steps: int | str = "auto") -> Attribution:
         shown = as_text(sentence.value, text)
         count = len(encode(tokenizer, check_texts(shown)[0][0])["input_ids"])
         if count > MAX_TOKENS:
