@@ -1,4 +1,4 @@
-"""The engine's numbers, held to those recorded at commit 59b9f9b: a change of its code may move none of them by more than 1e-5.
+"""The engine's numbers, held to recorded ones: a change of its code may move none of them by more than 1e-5.
 
 ``python tests/test_parity.py`` records them anew. That is for a change that is meant to move them, and its message says by how much.
 """

@@ -75,12 +75,12 @@ def start(run, *last):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")  # what is imported need not be imported again
-    started = [fork.Process(target=process, args=(rank, len(last), port, after, run)) for rank, after in enumerate(last)]
+    fresh = multiprocessing.get_context("spawn")  # a fork would have whatever other tests have left in accelerate
+    started = [fresh.Process(target=process, args=(rank, len(last), port, after, run)) for rank, after in enumerate(last)]
     for one in started:
         one.start()
     for one in started:
-        one.join(60)
+        one.join(180)
         assert one.exitcode is not None, "it hangs"
     return [one.exitcode for one in started]
 
