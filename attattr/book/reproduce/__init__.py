@@ -74,8 +74,9 @@ def reproduce(name: str, run: Run) -> Path:
             run = replace(run, rows=min(experiment.rows, len(everything)))
         if run.rows is not None and not 1 <= run.rows <= len(everything):
             raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
-        model, tokenizer = load(run.model or task.name)
-        weights = weights_of(run.model or task.name, model)
+        model, tokenizer = load(run.model or task.name, size=run.size)
+        adapter = adapter_folder(run.model or task.name, run.size)  # whose file names the weights; a model without one, all its tensors
+        weights = sha256_of(adapter / "adapter_model.safetensors") if adapter else checksum(model.state_dict(), "")
         data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
         if experiment.train:
             data["train_sha256"] = digest(read_split(task, run.data, "train"))
@@ -83,8 +84,9 @@ def reproduce(name: str, run: Run) -> Path:
         writes = process == 0 and not run.dry_run
         made_of = {"model": weights, "data": data, "versions": versions(), "device": run.device}
         key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
-        run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12])
-        options = f" --model {run.model}" if run.model else ""
+        output = run.output / run.size if run.size != "small" else run.output
+        run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12], output=output)
+        options = (f" --model {run.model}" if run.model else "") + (f" --size {run.size}" if run.size != "small" else "")
         options += (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
         command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
         path = run.output / f"{name}-{task.name}.json"
@@ -98,9 +100,3 @@ def reproduce(name: str, run: Run) -> Path:
             for part in run.output.glob(partial_file(run, "*", "*").name):
                 part.unlink()
     return path
-
-
-def weights_of(source: str, model: Model) -> str:
-    """One name for the weights of a model: the sha256 of an adapter's file, or that of all tensors of any other."""
-    folder = adapter_folder(source)
-    return sha256_of(folder / "adapter_model.safetensors") if folder else checksum(model.state_dict(), "")
