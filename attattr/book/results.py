@@ -35,7 +35,8 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task
     "flow-correlations": ("model", "measure", "method", "layer", "reading", "against", "share", "value", "low", "high", "texts"),
     "saturation": ("model", "tokens", "bound", "layer", "share", "low", "high"),
     "paper": ("trigger", "class", "percent"),
-    "cost": ("measure", "than", "dataset", "tokens", "layers", "texts", "value", "low", "high"),
+    "cost": ("measure", "than", "dataset", "texts", "value", "low", "high"),
+    "growth": ("measure", "against", "layers", "tokens", "nodes", "value"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
