@@ -1,0 +1,52 @@
+"""Tables of numbers in the chapters: HTML with headings for rows and columns, for a phone and a screen reader as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas
+
+Form = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table as a page shows it; in a terminal, the frame."""
+
+    frame: pandas.DataFrame
+    caption: str
+    forms: Mapping[Any, Form]
+
+    def _repr_html_(self) -> str:
+        written = {name: form.format if isinstance(form, str) else form for name, form in self.forms.items()}
+        html = self.frame.to_html(classes="numbers", border=0, na_rep="–", formatters=written, index_names=False)
+        start, head, body = re.split(r"(?=<thead>)|(?=<tbody>)", html)
+        head, body = (re.sub("<th(?=[ >])", f'<th scope="{scope}"', part) for scope, part in (("col", head), ("row", body)))
+        caption = escape(self.caption)
+        return (
+            f'<div class="numbers" role="region" tabindex="0" aria-label="{caption}">{start}<caption>{caption}</caption>{head}{body}</div>'
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.frame}"
+
+
+def table(frame: pandas.DataFrame, caption: str, form: Form | Mapping[Any, Form] = "{:.3g}") -> Table:
+    """A frame as a table of a chapter: its index and columns are the headings, its caption says what the numbers are.
+
+    Args:
+        frame: the numbers, few: one message a table.
+        caption: what the numbers are, in words, with their unit.
+        form: how a number is written, as for ``str.format``, of all columns or by column; text stays text, and what is missing is –.
+
+    >>> table(pandas.DataFrame({"accuracy": [0.8979]}, index=["SST-2"]), "Share of dev texts that are right")
+    Share of dev texts that are right
+           accuracy
+    SST-2    0.8979
+    """
+    forms = form if isinstance(form, Mapping) else dict.fromkeys(frame.select_dtypes("number").columns, form)
+    return Table(frame, caption, forms)
