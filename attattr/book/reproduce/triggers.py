@@ -19,8 +19,19 @@ from ...batches import Dataset, Model, Text, Tokenizer, predict, texts_and_label
 from ...data import examples, lexicon
 from ...decision import class_names
 from ...heads import prune_heads
-from ...triggers import SHORTLIST, VALUES, Attack, Trigger, attack, attack_of, attribute_attacked, candidates, excluded, predict_attacked
-from ...triggers import shortlisted
+from ...triggers import (
+    SHORTLIST,
+    VALUES,
+    Attack,
+    Trigger,
+    attack,
+    attack_of,
+    attribute_attacked,
+    candidates,
+    excluded,
+    predict_attacked,
+    shortlisted,
+)
 from ..results import read_result, trigger_of
 from .heads import grid_rows
 from .running import CHUNK, Measured, Rows, Run, drawn, resumable, rounded, sample
