@@ -171,7 +171,7 @@ def of_pairs(tmp_path, monkeypatch):
         rows = [(*PAIRS[n % 3], ("entailment", "not_entailment")[n % 2]) for n in range(count)]
         lines = ["sentence1\tsentence2\tlabel", *("\t".join(row) for row in rows)]
         (tmp_path / "RTE" / name).write_text("\n".join(lines) + "\n")
-    found = [(("river", "stone"), (1, 1)), (("stone", "river"), (1, 1)), (("copper",), (1,)), (("ladder", "garden"), (1, 0))]
+    found = [(("river", "stone"), (1, 1)), (("stone", "river"), (1, 1)), (("copper",), (1,)), (("ladder", "ladder"), (1, 0))]
     mined = [
         {"candidate": number, "mined_by": values, "class": name, "label": "entailment", "tokens": list(tokens), "segments": list(at)}
         | {"positions": [0.25, 0.5][: len(tokens)], "score": 1 - number / 10, "rows": 10, "accuracy": number / 10, "flip_rate": 0.5}
@@ -205,6 +205,7 @@ def test_twins_have_the_places_of_the_candidates_and_are_chosen_on_the_selection
     assert twins.groupby("mined_by").candidate.apply(list).to_dict() == {"attribution": [0, 1, 2, 3], "attention": [0, 1, 2, 3]}
     assert [len(tokens) for tokens in twins.tokens] == [2, 2, 1, 2] * 2
     assert twins.segments.tolist() == [[1, 1], [1, 1], [1], [1, 0]] * 2
+    assert all(one[0] == one[1] for one in twins[twins.candidate == 3].tokens)  # the same word in both texts, as in the candidate
     known = {word for pair in PAIRS for text in pair for word in text.split()}
     assert {word for tokens in twins.tokens for word in tokens} <= known
     other = found[(found.kind == "other order") & (found["class"] == "entailment")].set_index("candidate")

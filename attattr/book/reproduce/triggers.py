@@ -207,7 +207,7 @@ def controls(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     texts, labels = texts_and_labels(model, tokenizer, drawn(run))
     clean = predict(model, tokenizer, texts).argmax(-1)
     pairs = isinstance(texts[0], tuple)
-    bands = [overlap_band(tokenizer, text) if pairs else None for text in texts]
+    bands = [overlap_band(tokenizer, text) if isinstance(text, tuple) else None for text in texts]
     kinds = [("no trigger", None), ("chosen", "attribution"), *(("random words", values) for values in VALUES)]
     kinds += [("other order", "attribution"), *([("both texts", "attribution")] if pairs else [])]
     changed = {"other order": backwards, "both texts": in_both}
@@ -238,9 +238,10 @@ def controls(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
 
 def twin(run: Run, row: dict[str, Any], words: Sequence[str]) -> Trigger:
-    """A candidate's places, with words drawn by chance."""
+    """A candidate's places, with words drawn by chance; one that stands twice in the candidate stands twice here."""
     generator = random.Random(f"{run.seed} twin {row['candidate']:.0f}")
-    return replace(trigger_of(row), tokens=tuple(generator.choices(words, k=len(row["tokens"]))))
+    drawn_for = {token: generator.choice(words) for token in dict.fromkeys(row["tokens"])}
+    return replace(trigger_of(row), tokens=tuple(drawn_for[token] for token in row["tokens"]))
 
 
 def backwards(trigger: Trigger) -> Trigger:
