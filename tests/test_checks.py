@@ -118,6 +118,13 @@ def mean_r(samples, pairs):
     return np.mean([np.corrcoef(flat[a], flat[b])[0, 1] for a, b in pairs])
 
 
+def mine(scores, special, share=0.2):
+    heads = scores.masked_fill(special[:, None] & special, 0).flatten(2).flatten(0, 1)
+    values, flat = heads[heads.amax(1).argmax()].topk(2)
+    ends = {end for one in flat[values >= share * values[0]].tolist() for end in divmod(one, len(special))}
+    return sorted(end for end in ends if not special[end]), float(values[0])
+
+
 def put_in(words, new, positions):
     words, size, last = list(words), len(words) + len(new), 0
     for word, position in zip(new, positions, strict=True):
@@ -173,6 +180,20 @@ def into_the_same_list(words, new, positions):
 def flip_rate(gold, before, after):
     right = before == gold
     return float((after[right] != gold[right]).double().mean())
+
+
+def backwards(tokens, segments):
+    left = {part: [t for t, s in zip(tokens, segments, strict=True) if s == part] for part in set(segments)}
+    return [left[part].pop() for part in segments]
+
+
+def backwards_in_place(tokens, segments):
+    tokens[:] = backwards(tokens, segments)
+    return tokens
+
+
+def heads_to_close(without, under, loss):
+    return int(under.masked_fill(without < without[0] - loss, -1).argmax())
 
 
 def flow_by_networkx(lower, upper):
@@ -356,6 +377,18 @@ ANSWERS = {
         ],
     ),
     "9.1": (
+        [mine],
+        [
+            lambda scores, special: mine(scores, torch.zeros_like(special)),  # special tokens as words
+            lambda scores, special: (mine(scores, special)[0], float(scores.max())),  # with those between special tokens
+            lambda scores, special: mine(scores.abs(), special),
+            lambda scores, special: mine(scores, special, share=0.0),  # the second connection always
+            lambda scores, special: mine(scores, special, share=1.0),  # the first alone
+            lambda scores, special: mine(scores.flatten(0, 1).amax(0)[None, None], special),  # of two heads
+            lambda scores, special: mine(scores, special)[0],  # without the score
+        ],
+    ),
+    "9.2": (
         [put_in, lambda *given: tuple(put_in(*given))],
         [
             rounded_down,
@@ -367,7 +400,7 @@ ANSWERS = {
             lambda words, new, positions: [*words, *new],
         ],
     ),
-    "9.2": (
+    "9.3": (
         [flip_rate],
         [
             lambda gold, before, after: (after != gold).float().mean(),  # one minus the accuracy
@@ -376,7 +409,7 @@ ANSWERS = {
             lambda gold, before, after: ((before == gold) & (after != gold)).float().mean(),  # of all rows
         ],
     ),
-    "9.3": (
+    "10.1": (
         [lambda selection, reported: float(reported[selection.argmin()] - reported.min())],
         [
             lambda selection, reported: reported.min(),
@@ -386,7 +419,26 @@ ANSWERS = {
             lambda selection, reported: reported.mean() - reported.min(),
         ],
     ),
-    "10.1": (
+    "10.2": (
+        [backwards, lambda *given: tuple(backwards(*given))],
+        [
+            lambda tokens, segments: tokens[::-1],  # across the texts
+            lambda tokens, segments: tokens,
+            lambda tokens, segments: [t for part in (0, 1) for t, s in zip(tokens, segments, strict=True) if s == part][::-1],
+            backwards_in_place,
+        ],
+    ),
+    "10.3": (
+        [heads_to_close],
+        [
+            lambda without, under, loss: int(under.argmax()),  # at any price
+            lambda without, under, loss: int((without + under).argmax()),
+            lambda without, under, loss: max(n for n in range(len(without)) if without[0] - without[n] <= loss),  # the most heads
+            lambda without, under, loss: int(under.masked_fill(without < without.max() - loss, -1).argmax()),  # from the best
+            lambda without, under, loss: float(under[heads_to_close(without, under, loss)]),  # the accuracy
+        ],
+    ),
+    "11.1": (
         [lambda lower, upper: torch.minimum(upper[:, :, None], lower[None]).sum(1), flow_by_networkx],
         [
             lambda lower, upper: upper @ lower,  # rollout
@@ -397,7 +449,7 @@ ANSWERS = {
             lambda lower, upper: flow_by_networkx(lower, upper).T,
         ],
     ),
-    "10.2": (
+    "11.2": (
         [ranks, lambda values: torch.tensor(rankdata(values.numpy()))],
         [
             lambda values: values.argsort().argsort() + 1.0,  # ties by their place
@@ -408,7 +460,7 @@ ANSWERS = {
             lambda values: ranks(values) - 1,  # from 0
         ],
     ),
-    "10.3": (
+    "11.3": (
         [rollout_with],
         [
             lambda attention, share: rollout_with(attention, 0.5),
@@ -423,7 +475,13 @@ NUMBERS = list(ANSWERS)
 RIGHT = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][0])]
 WRONG = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][1])]
 STRANGE = [float("nan"), "words", {}, [], [None], [["a", 1]], [[], [1]], 1j, print, torch.zeros(3, 0), 10**400]
-IN_PLACE = {"1.2": swapped_in_place, "2.2": cut_in_place, "7.2": infinity_left_behind, "9.1": into_the_same_list}
+IN_PLACE = {
+    "1.2": swapped_in_place,
+    "2.2": cut_in_place,
+    "7.2": infinity_left_behind,
+    "9.2": into_the_same_list,
+    "10.2": backwards_in_place,
+}
 
 
 def test_every_exercise_has_answers_here():
@@ -449,7 +507,7 @@ CONVERSIONS = {
 
 
 @pytest.mark.parametrize("holder", CONVERSIONS)
-@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1")])
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1", "9.2", "10.2")])
 def test_a_right_answer_may_come_in_any_holder_and_precision(number, holder, capsys):
     check(number, lambda *given: CONVERSIONS[holder](ANSWERS[number][0][0](*given)))
     assert capsys.readouterr().out == f"Exercise {number}: right\n"
@@ -517,7 +575,7 @@ def test_what_an_answer_raises_reaches_the_reader():
 
 
 def test_what_is_no_exercise_or_no_function_is_refused():
-    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*10\.3"):
+    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*11\.3"):
         check("7.9", print)
     with pytest.raises(TypeError, match=r"Exercise 7\.1: expected the function itself, without arguments, got 38"):
         inspect.unwrap(check)("7.1", 38)  # without the type checks of the tests

@@ -26,7 +26,8 @@ CONTENTS = {  # of the pages that have any: how many figures, and how many contr
     "book/06-receptive-field": [1, 1],
     "book/07-pruning-heads": [3, 3],
     "book/08-which-heads-are-universal": [2, 1],
-    "book/09-adversarial-triggers": [3, 2],
+    "book/09-adversarial-triggers": [2, 0],
+    "book/10-what-a-trigger-proves": [2, 2],
     "book/10-rollout-and-flow": [6, 6],
 }
 THEME_NOISE = ("THEBE_JS_URL", "invalid theme mode")  # sphinx-thebe and pydata-sphinx-theme write these on every page

@@ -165,6 +165,14 @@ def measured(keep: Tensor) -> Tensor:
     return tensor([[1.0, 2.0 if keep[0, 0] else 8.0], [4.0, 5.0]]).masked_fill(~keep, 9.0)
 
 
+def scores_of(values: dict[tuple[int, ...], float]) -> Tensor:
+    """Scores of two layers of two heads for five tokens, zero but at these places, "L H N N"."""
+    found = torch.zeros(2, 2, 5, 5)
+    for place, value in values.items():
+        found[place] = value
+    return found
+
+
 def graph_of_pair() -> nx.DiGraph:
     """The graph of the texts "a b" and "c" in two layers."""
     graph = nx.DiGraph()
@@ -191,6 +199,7 @@ TEXTS = [[1, 1, 1], [4], []]
 IMPORTANCE = tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 8.0], [5.0, 7.0, 6.0]])
 SAMPLES = torch.rand(4, 2, 3, generator=RANDOM)
 R = np.corrcoef(SAMPLES.flatten(1))
+SPECIAL = tensor([True, False, False, False, True])
 WORDS = ["it", "rained", "all", "night"]
 GOLD, BEFORE = tensor([0, 0, 1, 1, 2, 2, 0, 1]), tensor([0, 1, 1, 1, 0, 2, 0, 1])
 ACCURACY = tensor([0.5, 0.2, 0.4])
@@ -250,8 +259,16 @@ EXERCISES = {
     "8.2": Exercise("samples", (SAMPLES[:2], R[0, 1]), (SAMPLES, R[np.triu_indices(4, 1)].mean())),
     # shared_by_chance: how many heads are in all of the tasks' random choices, on average
     "8.3": Exercise("heads, count, tasks", (10, 5, 1, 5), (10, 5, 2, 2.5), (6, 6, 4, 6), (10, 5, 3, 1.25)),
-    # put_in: a new list of the words, with each new word at its relative position
+    # mine: the places of the trigger's tokens, and the largest score of a connection that is not between special tokens
     "9.1": Exercise(
+        "scores, special",
+        (scores_of({(0, 0, 0, 4): 0.9, (1, 0, 1, 2): 0.5, (1, 0, 0, 2): 0.25, (0, 1, 3, 3): 0.4}), SPECIAL, [[1, 2], 0.5]),
+        (scores_of({(0, 1, 3, 1): 0.5, (0, 1, 2, 0): 0.09}), SPECIAL, [[1, 3], 0.5]),  # less than a fifth
+        (scores_of({(1, 1, 3, 2): 0.4, (1, 1, 2, 1): 0.3, (1, 1, 0, 4): 0.35}), SPECIAL, [[1, 2, 3], 0.4]),
+        (scores_of({(0, 0, 1, 3): -0.8, (0, 1, 2, 4): 0.25, (0, 1, 4, 0): 0.2}), SPECIAL, [[2], 0.25]),
+    ),
+    # put_in: a new list of the words, with each new word at its relative position
+    "9.2": Exercise(
         "words, new, positions",
         (WORDS, ("not",), (0.5,), ["it", "not", "rained", "all", "night"]),
         (WORDS, ("never", "boring"), (0.5, 1.0), ["it", "rained", "never", "all", "night", "boring"]),
@@ -261,18 +278,35 @@ EXERCISES = {
         (WORDS, ("no", "one", "at", "all"), (0.25, 1.0, 1.0, 1.0), ["it", "no", "rained", "all", "night", "one", "at", "all"]),
     ),
     # flip_rate: the share of the rows first right that are wrong with a trigger
-    "9.2": Exercise(
+    "9.3": Exercise(
         "gold, before, after",
         (GOLD, BEFORE, tensor([0, 0, 2, 1, 2, 2, 0, 0]), 1 / 3),
         (GOLD, BEFORE, tensor([0, 1, 1, 1, 0, 2, 0, 1]), 0),
         (GOLD, BEFORE, tensor([2, 0, 0, 0, 2, 1, 1, 2]), 1),
     ),
     # flattery: how much lower the reported accuracy is if the best trigger is chosen on the reported rows
-    "9.3": Exercise("selection, reported", (ACCURACY, tensor([0.45, 0.3, 0.1]), 0.2), (ACCURACY, tensor([0.1, 0.7, 0.2]), 0.6)),
+    "10.1": Exercise("selection, reported", (ACCURACY, tensor([0.45, 0.3, 0.1]), 0.2), (ACCURACY, tensor([0.1, 0.7, 0.2]), 0.6)),
+    # backwards: the words of each text of a pair in reverse order, at the same places
+    "10.2": Exercise(
+        "tokens, segments",
+        (["peach", "pear"], [1, 1], ["pear", "peach"]),
+        (["without", "having", "impact"], [0, 0, 0], ["impact", "having", "without"]),
+        (["girl", "boy"], [0, 1], ["girl", "boy"]),  # one word of each text
+        (["march", "april", "31", "may"], [0, 1, 0, 1], ["31", "may", "march", "april"]),
+        (["nobody"], [1], ["nobody"]),
+    ),
+    # heads_to_close: which number of heads, by accuracies on the selection: the most under attack for a small loss without one
+    "10.3": Exercise(
+        "without, under, loss",
+        (tensor([0.74, 0.73, 0.65, 0.64]), tensor([0.29, 0.31, 0.43, 0.47]), 0.02, 1),
+        (tensor([0.9, 0.88, 0.89, 0.7]), tensor([0.6, 0.7, 0.65, 0.8]), 0.025, 1),
+        (tensor([0.9, 0.95, 0.85]), tensor([0.5, 0.52, 0.55]), 0.06, 2),
+        (tensor([0.8, 0.5]), tensor([0.4, 0.6]), 0.1, 0),
+    ),
     # flow_of_two: the maximum flow of all pairs of tokens through two layers, "N N"
-    "10.1": Exercise("lower, upper", (LOWER, UPPER, [[0.75, 0.625], [0.375, 1]])),
+    "11.1": Exercise("lower, upper", (LOWER, UPPER, [[0.75, 0.625], [0.375, 1]])),
     # ranks: from 1 for the smallest up, equal values share the mean of their ranks, "N"
-    "10.2": Exercise("values", (tensor([0.3, -0.1, 0.2]), [3, 1, 2]), (tensor([3.0, 1.0, 1.0, 2.0, 1.0, 3.0]), [5.5, 2, 2, 4, 2, 5.5])),
+    "11.2": Exercise("values", (tensor([0.3, -0.1, 0.2]), [3, 1, 2]), (tensor([3.0, 1.0, 1.0, 2.0, 1.0, 3.0]), [5.5, 2, 2, 4, 2, 5.5])),
     # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
-    "10.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
+    "11.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
 }

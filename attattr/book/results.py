@@ -31,6 +31,10 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task
         *("against", "rank", "kind", "draw", *TRIGGER, "class", "rows", "accuracy", "low", "high"),
         *("flip_rate", "flip_low", "flip_high"),
     ),
+    "controls": (
+        *("measure", "against", "rank", "kind", "mined_by", "candidate", *TRIGGER, "overlap", "class", "rows"),
+        *("accuracy", "low", "high", "flip_rate", "flip_low", "flip_high"),
+    ),
     "defence": ("measure", "order", "draw", "closed", "heads", "class", "rank", "layer", "head", "value"),
     "flow-correlations": ("model", "measure", "method", "layer", "reading", "against", "share", "value", "low", "high", "texts"),
     "saturation": ("model", "tokens", "bound", "layer", "share", "low", "high"),

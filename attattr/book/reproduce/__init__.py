@@ -29,7 +29,7 @@ from .flows import flow_correlations, saturation
 from .heads import fig5, fig6
 from .models import accuracy, certificate
 from .running import Measured, Run, partial_file
-from .triggers import defence, table1, table2
+from .triggers import controls, defence, table1, table2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ RESULTS = {
     "fig6": Experiment(fig6, train=True),
     "table1": Experiment(table1, train=True),
     "table2": Experiment(table2, 900, train=True),
+    "controls": Experiment(controls, 900, train=True),
     "defence": Experiment(defence, 900, train=True),
     "flow-correlations": Experiment(flow_correlations, 200),
     "saturation": Experiment(saturation, 60),
