@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 from scipy.stats import rankdata
 
+import attattr
 from attattr.book.checks import EXERCISES, check
 from attattr.heads import least_important
 
@@ -210,6 +211,45 @@ def ranks(values):
     below = (values[None] < values[:, None]).sum(1)
     same = (values[None] == values[:, None]).sum(1)
     return below + (same + 1) / 2
+
+
+def mixed(attention):
+    return (attention.mean(1) + torch.eye(attention.shape[-1])) / 2
+
+
+def rollout(attention):
+    found = [mixed(attention)[0]]
+    for of_layer in mixed(attention)[1:]:
+        found.append(of_layer @ found[-1])
+    return torch.stack(found)
+
+
+def flow_from(mixed, layer, source):
+    graph, tokens = nx.DiGraph(), range(mixed.shape[-1])
+    for number, i, j in mixed.nonzero().tolist():
+        graph.add_edge((number + 1, i), (number, j), capacity=float(mixed[number, i, j]))
+    graph.add_nodes_from((0, word) for word in tokens)
+    return [nx.maximum_flow_value(graph, (layer + 1, source), (0, word)) for word in tokens]
+
+
+def minima(mixed, layer):
+    """The formula for two layers, again and again."""
+    found = mixed[0]
+    for upper in mixed[1 : layer + 1]:
+        found = torch.minimum(upper[:, :, None], found[None]).sum(1)
+    return found
+
+
+def leaving(mixed, layer, source):
+    return mixed[0, source] + (1 - mixed[1 : layer + 1, source, source]).sum()
+
+
+def masked_first(relevance, ordinary, share):
+    count = int(np.ceil(share * int(ordinary.sum()) - 1e-9))
+    order = relevance.masked_fill(~ordinary, float("-inf")).argsort(descending=True)
+    found = torch.zeros_like(ordinary)
+    found[order[:count]] = True
+    return found
 
 
 def rollout_with(attention, share):
@@ -439,6 +479,17 @@ ANSWERS = {
         ],
     ),
     "11.1": (
+        [rollout, lambda attention: attattr.attention_rollout(attention)],
+        [
+            lambda attention: rollout(attention)[-1],  # the top alone
+            lambda attention: attention.mean(1),  # raw attention
+            lambda attention: rollout(attention[:, :1]),  # one head
+            lambda attention: 2 * rollout(attention),
+            lambda attention: rollout(attention.flip(0)),  # the layers upside down
+            lambda attention: torch.stack([attention.mean(1)[0], attention.mean(1)[1] @ attention.mean(1)[0]]),  # no residual connection
+        ],
+    ),
+    "11.2": (
         [lambda lower, upper: torch.minimum(upper[:, :, None], lower[None]).sum(1), flow_by_networkx],
         [
             lambda lower, upper: upper @ lower,  # rollout
@@ -449,7 +500,30 @@ ANSWERS = {
             lambda lower, upper: flow_by_networkx(lower, upper).T,
         ],
     ),
-    "11.2": (
+    "11.3": (
+        [flow_from],
+        [
+            lambda mixed, layer, source: flow_from(mixed, 2, source),  # always from the top
+            lambda mixed, layer, source: flow_from(mixed.flip(0), layer, source),  # the layers upside down
+            lambda mixed, layer, source: flow_from(mixed.mT, layer, source),  # the edges turned round
+            lambda mixed, layer, source: minima(mixed, layer)[source],  # ways that share edges
+            lambda mixed, layer, source: torch.linalg.multi_dot([*mixed[: layer + 1].flip(0), torch.eye(3)])[source],  # rollout
+            lambda mixed, layer, source: mixed[0].sum(0).clamp(max=1),  # the bound
+            lambda mixed, layer, source: [flow / sum(flow_from(mixed, layer, source)) for flow in flow_from(mixed, layer, source)],
+        ],
+    ),
+    "11.4": (
+        [leaving],
+        [
+            lambda mixed, layer, source: leaving(mixed, layer, source).clamp(max=1),
+            lambda mixed, layer, source: leaving(mixed, layer, source) + 1 - mixed[0, source, source],  # layer 0 counted, too
+            lambda mixed, layer, source: leaving(mixed, layer + 1, source),
+            lambda mixed, layer, source: mixed[0, source] + mixed[1 : layer + 1, source, source].sum(),  # what stays
+            lambda mixed, layer, source: mixed[0, source],
+            lambda mixed, layer, source: mixed[0, :, source] + (1 - mixed[1 : layer + 1, source, source]).sum(),  # a column
+        ],
+    ),
+    "12.1": (
         [ranks, lambda values: torch.tensor(rankdata(values.numpy()))],
         [
             lambda values: values.argsort().argsort() + 1.0,  # ties by their place
@@ -460,7 +534,18 @@ ANSWERS = {
             lambda values: ranks(values) - 1,  # from 0
         ],
     ),
-    "11.3": (
+    "12.2": (
+        [masked_first],
+        [
+            lambda relevance, ordinary, share: masked_first(relevance, torch.ones_like(ordinary), share),  # special tokens, too
+            lambda relevance, ordinary, share: masked_first(relevance.abs(), ordinary, share),  # without the sign
+            lambda relevance, ordinary, share: masked_first(-relevance, ordinary, share),  # the least relevant
+            lambda relevance, ordinary, share: masked_first(relevance, ordinary, int(share * 4) / 4),  # rounded down
+            lambda relevance, ordinary, share: masked_first(relevance, ordinary, share * 1.5),  # a share of all tokens
+            lambda relevance, ordinary, share: ordinary & ~masked_first(relevance, ordinary, share),  # insertion
+        ],
+    ),
+    "12.3": (
         [rollout_with],
         [
             lambda attention, share: rollout_with(attention, 0.5),
@@ -575,7 +660,7 @@ def test_what_an_answer_raises_reaches_the_reader():
 
 
 def test_what_is_no_exercise_or_no_function_is_refused():
-    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*11\.3"):
+    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*12\.3"):
         check("7.9", print)
     with pytest.raises(TypeError, match=r"Exercise 7\.1: expected the function itself, without arguments, got 38"):
         inspect.unwrap(check)("7.1", 38)  # without the type checks of the tests

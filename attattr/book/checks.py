@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, tensor
 
 from ..connections import Attribution
+from ..flow import attention_rollout
 
 TOLERANCE = 1e-4
 SHOWN = 400  # characters of one value in a message
@@ -205,6 +206,14 @@ GOLD, BEFORE = tensor([0, 0, 1, 1, 2, 2, 0, 1]), tensor([0, 1, 1, 1, 0, 2, 0, 1]
 ACCURACY = tensor([0.5, 0.2, 0.4])
 LOWER, UPPER = tensor([[0.75, 0.25], [0.125, 0.875]]), tensor([[0.625, 0.375], [0.25, 0.75]])
 MAPS = tensor([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # two layers of two tokens
+MIXED = tensor(  # the weights of flow, three layers of three tokens; the ways through all three share edges
+    [
+        [[0.75, 0.25, 0.0], [0.125, 0.75, 0.125], [0.0, 0.25, 0.75]],
+        [[0.5, 0.5, 0.0], [0.25, 0.75, 0.0], [0.125, 0.375, 0.5]],
+        [[0.625, 0.375, 0.0], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]],
+    ]
+)
+RANKED = tensor([9.0, 0.1, 0.5, -0.7, 0.3, 8.0]), tensor([False, True, True, True, True, False])  # both ends are special tokens
 
 EXERCISES = {
     # context: A V of every head, "B N H d"
@@ -303,10 +312,31 @@ EXERCISES = {
         (tensor([0.9, 0.95, 0.85]), tensor([0.5, 0.52, 0.55]), 0.06, 2),
         (tensor([0.8, 0.5]), tensor([0.4, 0.6]), 0.1, 0),
     ),
+    # rollout: of all heads' attention, after every layer, "L N N"
+    "11.1": Exercise(
+        "attention",
+        (MAPS[:, None], [[[0.75, 0.25], [0, 1]], [[0.375, 0.625], [0.375, 0.625]]]),
+        (ATTENTION, attention_rollout(ATTENTION)),
+    ),
     # flow_of_two: the maximum flow of all pairs of tokens through two layers, "N N"
-    "11.1": Exercise("lower, upper", (LOWER, UPPER, [[0.75, 0.625], [0.375, 1]])),
+    "11.2": Exercise("lower, upper", (LOWER, UPPER, [[0.75, 0.625], [0.375, 1]])),
+    # flow_from: the maximum flow from a token after a layer to each word, "N"
+    "11.3": Exercise(
+        "mixed, layer, source", (MIXED, 0, 1, [0.125, 0.75, 0.125]), (MIXED, 1, 2, [0.25, 0.75, 0.625]), (MIXED, 2, 0, [0.875, 1, 0.125])
+    ),
+    # leaving: what can leave the source's own nodes on its way to each word, "N"
+    "11.4": Exercise(
+        "mixed, layer, source", (MIXED, 0, 2, [0, 0.25, 0.75]), (MIXED, 1, 0, [1.25, 0.75, 0.5]), (MIXED, 2, 1, [0.875, 1.5, 0.875])
+    ),
     # ranks: from 1 for the smallest up, equal values share the mean of their ranks, "N"
-    "11.2": Exercise("values", (tensor([0.3, -0.1, 0.2]), [3, 1, 2]), (tensor([3.0, 1.0, 1.0, 2.0, 1.0, 3.0]), [5.5, 2, 2, 4, 2, 5.5])),
+    "12.1": Exercise("values", (tensor([0.3, -0.1, 0.2]), [3, 1, 2]), (tensor([3.0, 1.0, 1.0, 2.0, 1.0, 3.0]), [5.5, 2, 2, 4, 2, 5.5])),
+    # masked_first: which tokens are masked, the most relevant share of the ordinary ones, rounded up, "N"
+    "12.2": Exercise(
+        "relevance, ordinary, share",
+        (*RANKED, 0.5, mask((6,), (2,), (4,))),
+        (*RANKED, 0.6, mask((6,), (1,), (2,), (4,))),
+        (*RANKED, 0.0, mask((6,))),
+    ),
     # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
-    "11.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
+    "12.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
 }
