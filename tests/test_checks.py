@@ -30,6 +30,10 @@ def swapped_in_place(context, donor):
     return context
 
 
+def head(X, w_query, w_key, w_value, axis=-1, size=3):
+    return (X @ w_query @ (X @ w_key).T / size**0.5).softmax(axis) @ (X @ w_value)
+
+
 def share_on(scores, tokens, token):
     columns = [j for j, name in enumerate(tokens) if name == token]
     return float(scores[..., columns].abs().sum() / scores.abs().sum())
@@ -44,6 +48,15 @@ def without_largest(attention, scores, count):
 def cut_in_place(attention, scores, count):
     attention.view(-1)[scores.flatten().topk(count).indices] = 0
     return attention
+
+
+def largest_of_each_layer(scores, count):
+    flat = scores.flatten(1)
+    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(count).indices, True).view_as(scores)
+
+
+def scores_of_layer(A, V, gradient, m, sums=None):
+    return A * torch.einsum("nhd,hkd->hnk", (sums or right_sums)(gradient, m), V)
 
 
 def right_sums(gradient, m):
@@ -263,7 +276,17 @@ ANSWERS = {
         [lambda attention, value: (attention @ value).transpose(1, 2)],
         [lambda attention, value: attention @ value, lambda attention, value: (attention.mT @ value).transpose(1, 2)],
     ),
-    "1.2": ([swapped], [lambda context, donor: context, lambda context, donor: donor[:, :3], swapped_in_place]),
+    "1.2": (
+        [head],
+        [
+            lambda *given: head(*given, axis=0),  # the columns sum to 1
+            lambda *given: head(*given, size=6),  # D in the place of d
+            lambda *given: head(*given, size=1),
+            lambda X, w_query, w_key, w_value: head(X, w_key, w_query, w_value),
+            lambda *given: head(*given).T,
+        ],
+    ),
+    "1.3": ([swapped], [lambda context, donor: context, lambda context, donor: donor[:, :3], swapped_in_place]),
     "2.1": (
         [share_on],
         [
@@ -281,6 +304,15 @@ ANSWERS = {
             cut_in_place,
         ],
     ),
+    "2.3": (
+        [largest_of_each_layer, lambda scores, count: largest_of_each_layer(scores, count).int()],
+        [
+            lambda scores, count: largest_of_each_layer(scores.flatten()[None], 2 * count).view_as(scores),  # of all layers at once
+            lambda scores, count: largest_of_each_layer(scores.abs(), count),
+            lambda scores, count: ~largest_of_each_layer(scores, count),  # those that stay
+            lambda scores, count: largest_of_each_layer(scores.flatten(0, 1), count // 2).view_as(scores),  # of each head
+        ],
+    ),
     "3.1": (
         [right_sums],
         [
@@ -292,10 +324,20 @@ ANSWERS = {
         ],
     ),
     "3.2": (
+        [scores_of_layer],
+        [
+            lambda *given: scores_of_layer(*given, sums=left_sums),
+            lambda A, V, gradient, m: scores_of_layer(A, V, gradient, m) * m,  # not divided by m
+            lambda A, V, gradient, m: scores_of_layer(torch.ones_like(A), V, gradient, m),  # the gradient alone
+            lambda *given: scores_of_layer(*given).mT,  # read and reader changed
+            lambda *given: scores_of_layer(*given).sum(0),
+        ],
+    ),
+    "3.3": (
         [lambda att: (att.scores.sum((1, 2, 3)) - att.difference).abs()],
         [lambda att: att.scores.sum((1, 2, 3)) - att.difference, lambda att: (att.scores.sum() - att.difference.sum()).abs()],
     ),
-    "3.3": (
+    "3.4": (
         [trapezoid],
         [
             right_sums,
@@ -561,7 +603,7 @@ RIGHT = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS 
 WRONG = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][1])]
 STRANGE = [float("nan"), "words", {}, [], [None], [["a", 1]], [[], [1]], 1j, print, torch.zeros(3, 0), 10**400]
 IN_PLACE = {
-    "1.2": swapped_in_place,
+    "1.3": swapped_in_place,
     "2.2": cut_in_place,
     "7.2": infinity_left_behind,
     "9.2": into_the_same_list,

@@ -148,6 +148,19 @@ def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
     assert found.attrs["versions"]["commit"].removesuffix("-dirty") == head
 
 
+def test_completeness_is_measured_beside_the_error_that_it_should_tell(tmp_path):
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nfunny .\tpositive\n")
+    found = read_result(reproduce("completeness", Run(task="sst2", data=tmp_path, rows=None, seed=0, output=tmp_path / "results")))
+    rules = ["riemann 20", *(f"gauss-legendre {steps}" for steps in (1, 2, 3, 4, 6))]
+    assert sorted(found.rule) == sorted(rules * 6) and found.groupby("rule").layer.apply(list).map(sorted).tolist() == [[*range(6)]] * 6
+    att = attattr.attribute(*attattr.load("sst2"), "funny .", method="riemann", steps=20)
+    own = found[found.rule == "riemann 20"]
+    assert own.gap.tolist() == pytest.approx(att.completeness.tolist(), rel=0.01, abs=1e-6)
+    assert own.difference.tolist() == pytest.approx(att.difference.tolist(), rel=0.01)
+    assert own.error.median() > 10 * found[found.rule == "gauss-legendre 6"].error.median()
+
+
 def test_another_model_of_the_task_has_its_own_numbers_whatever_the_order_of_its_classes(tmp_path):
     model, tokenizer = attattr.load("sst2")
     with torch.no_grad():

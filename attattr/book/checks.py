@@ -26,7 +26,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
-from torch import Tensor, tensor
+from torch import Tensor, nn, tensor
 
 from ..connections import Attribution
 from ..flow import attention_rollout
@@ -147,6 +147,11 @@ def squares(alpha: float) -> Tensor:
     return tensor([alpha, alpha**2])
 
 
+def of_squares(alpha: float) -> Tensor:
+    """∂F/∂c of F(c) = Σ c² at αc, "N H d": 2αc"""
+    return 2 * alpha * CONTEXT[0]
+
+
 class LimitedGradient:
     """1 + α², at most m + 1 times"""
 
@@ -157,7 +162,7 @@ class LimitedGradient:
         """The gradient at α."""
         self.asked += 1
         if self.asked > self.limit:
-            raise AssertionError(f"Exercise 3.3: expected {self.limit} gradients for m = {self.limit - 1}, got one more, at α = {alpha}")
+            raise AssertionError(f"Exercise 3.4: expected {self.limit} gradients for m = {self.limit - 1}, got one more, at α = {alpha}")
         return 1 + torch.as_tensor(alpha) ** 2
 
 
@@ -188,6 +193,11 @@ def graph_of_pair() -> nx.DiGraph:
 RANDOM = torch.Generator().manual_seed(0)
 ATTENTION, VALUE = torch.rand(2, 3, 4, 4, generator=RANDOM).softmax(-1), torch.randn(2, 3, 4, 5, generator=RANDOM)
 CONTEXT = torch.stack([(ATTENTION[:, :, i, :, None] * VALUE).sum(2) for i in range(4)], dim=1)
+SMALL = torch.Generator().manual_seed(1)
+ROWS, WEIGHTS = torch.randn(4, 6, generator=SMALL), torch.randn(3, 6, 3, generator=SMALL)  # X, and the weights of Q, K and V
+HEAD = nn.functional.scaled_dot_product_attention(*(ROWS @ WEIGHTS))
+EXACT = ATTENTION[0] * torch.einsum("nhd,hkd->hnk", CONTEXT[0], VALUE[0])  # Eq. 4 of Σ c²; with m right sums (m + 1) / m times as much
+OF_LAYERS = tensor([[[[0.5, -0.9], [0.4, 0.3]], [[0.0, 0.1], [0.2, 0.0]]], [[[0.03, 0.0], [0.0, 0.01]], [[0.04, 0.0], [-0.3, 0.02]]]])
 SIZES = tensor([[[[3.0, -1.0, 0.0], [0.0, 2.0, -2.0], [0.0, 0.0, 0.0]]]])  # sizes of the columns: 3, 3, 2
 CUT = (tensor([[0.5, 0.5], [0.2, 0.8]]), tensor([[0.1, 0.4], [-0.9, 0.3]]))
 TWO_LAYERS = tensor([[[[0.5, -0.25], [0.0, 0.25]]], [[[0.1, 0.1], [0.1, 0.1]]]])
@@ -218,18 +228,28 @@ RANKED = tensor([9.0, 0.1, 0.5, -0.7, 0.3, 8.0]), tensor([False, True, True, Tru
 EXERCISES = {
     # context: A V of every head, "B N H d"
     "1.1": Exercise("attention, value", (ATTENTION, VALUE, CONTEXT)),
+    # head: the context of one head by Eqs. 1 to 3, "N d"
+    "1.2": Exercise("X, w_query, w_key, w_value", (ROWS, *WEIGHTS, HEAD)),
     # swap_first_row: the context with the row of [CLS] from the donor, "B N H d"
-    "1.2": Exercise("context, donor", (torch.zeros(1, 3, 1, 2), torch.ones(1, 4, 1, 2), [[[[1, 1]], [[0, 0]], [[0, 0]]]])),
+    "1.3": Exercise("context, donor", (torch.zeros(1, 3, 1, 2), torch.ones(1, 4, 1, 2), [[[[1, 1]], [[0, 0]], [[0, 0]]]])),
     # share_on: the share of the scores' size that goes to the tokens of this name
     "2.1": Exercise("scores, tokens, token", (SIZES, [*"abc"], "c", 0.25), (SIZES, [*"aba"], "a", 0.625), (SIZES, [*"abc"], "x", 0)),
     # without_largest: the attention, with the connections of the largest scores set to zero
     "2.2": Exercise("attention, scores, count", (*CUT, 0, CUT[0]), (*CUT, 2, [[0.5, 0], [0.2, 0]])),
+    # largest_of_each_layer: true for the connections with the largest scores of each layer, so many in each, "L H N N"
+    "2.3": Exercise(
+        "scores, count",
+        (OF_LAYERS, 0, mask((2, 2, 2, 2))),
+        (OF_LAYERS, 2, mask((2, 2, 2, 2), (0, 0, 0, 0), (0, 0, 1, 0), (1, 1, 0, 0), (1, 0, 0, 0))),
+    ),
     # right_sums: the mean of gradient(α) at α = 1/m, 2/m ... 1
     "3.1": Exercise("gradient, m", *((squares, m, [(m + 1) / (2 * m), (m + 1) * (2 * m + 1) / (6 * m**2)]) for m in (1, 4, 20))),
+    # scores_of_layer: Eq. 4 for one layer, from its attention "H N N", its values "H N d" and ∂F/∂c "N H d" at αc: "H N N"
+    "3.2": Exercise("A, V, gradient, m", *((ATTENTION[0], VALUE[0], of_squares, m, (m + 1) / m * EXACT) for m in (1, 4))),
     # completeness_gap: |Σ Attr - (F(A) - F(0))| for each layer, "L"
-    "3.2": Exercise("att", (attribution(TWO_LAYERS, tensor([0.75, 0.4]), 0), [0.25, 0])),
+    "3.3": Exercise("att", (attribution(TWO_LAYERS, tensor([0.75, 0.4]), 0), [0.25, 0])),
     # trapezoid: the mean of the left and the right sum, from m + 1 gradients
-    "3.3": Exercise("gradient, m", *((LimitedGradient(m + 1), m, 4 / 3 + 1 / (6 * m**2)) for m in (1, 5))),
+    "3.4": Exercise("gradient, m", *((LimitedGradient(m + 1), m, 4 / 3 + 1 / (6 * m**2)) for m in (1, 5))),
     # best_sum: the largest Σ (a - cost) over all sets of the edges kept
     "4.1": Exercise("a, kept, cost", (*EDGES, 0.0, 0.8), (*EDGES, 0.4, 0.1), (*EDGES, 1.0, 0)),
     # crossing: how many attention edges of the layer join words of the two texts, and how many join words at all

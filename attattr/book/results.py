@@ -21,6 +21,7 @@ TRIGGER = tuple(field.name for field in fields(Trigger))
 COLUMNS = {  # beside ``task``, which is the first of every table of a task
     "accuracy": ("split", "measure", "class", "rows", "value"),
     "certificate": ("text", "tokens", "layer", "rule", "evaluations", "error", "reported", "certified"),
+    "completeness": ("text", "layer", "rule", "difference", "gap", "error"),
     "fig3": ("scope", "by", "draw", "first", "removed", "texts", "right", "accuracy"),
     "fig4": ("measure", "graph", "layer", "distance", "value", "low", "high"),
     "edges": ("left", "graph", "tau", "edges", "probability", "error"),

@@ -27,7 +27,7 @@ from ..training.model_folder import digest, training_record, versions
 from .evidence import edges, fig3, fig4
 from .flows import flow_correlations, saturation
 from .heads import fig5, fig6
-from .models import accuracy, certificate
+from .models import accuracy, certificate, completeness
 from .running import Measured, Run, partial_file
 from .triggers import controls, defence, table1, table2
 
@@ -44,6 +44,7 @@ class Experiment:
 RESULTS = {
     "accuracy": Experiment(accuracy),
     "certificate": Experiment(certificate, 1000),
+    "completeness": Experiment(completeness, 100),
     "fig3": Experiment(fig3, 200, train=True),
     "fig4": Experiment(fig4, 200),
     "edges": Experiment(edges, 200),
