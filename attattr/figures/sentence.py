@@ -19,7 +19,7 @@ BEND = CURVE**2 * (3 - 2 * CURVE)  # flat at both ends
 HALF = 0.485  # of the width, for either side
 
 
-def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60), active: int = 6) -> go.Figure:
+def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60), active: int = 4) -> go.Figure:
     """The strongest connections of one sentence, by attention on the left and by attribution on the right, under one slider (index page).
 
     Words are rows and layers go from left to right. A line from the left end (the word read) to the right end (the word
@@ -51,7 +51,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
         dots = points([(row, level) for row in rows for level in range(layers + 1)], 4.0, "#c9c9c9")
         ground = [(trace, range(len(counts))) for trace in (rails, dots, points([(0, layers)], 12.0, grammar.INK))]
         drawn += [(trace.update(xaxis=axis), positions) for trace, positions in (*ground, *of_side)]
-    figure = grammar.reveal(drawn, list(map(str, counts)), "Strongest connections on each side:", active)
+    figure = grammar.reveal(drawn, list(map(str, counts)), "Lines on each side:", active)
     figure.update_layout(xaxis={"domain": [0, HALF]}, xaxis2={"domain": [1 - HALF, 1]})
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
