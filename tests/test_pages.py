@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 PAGES = [f"book/{name}" for name in (*CHAPTERS, "references")] + ["data/examples/README", "index", "search", "genindex"]
 CONTENTS = {  # of the pages that have any: how many figures, and how many controls in them
-    "book/index": [1, 2],
+    "book/index": [1, 1],
     "book/01-meet-the-model": [3, 3],
     "book/02-attention-is-not-attribution": [4, 1],
-    "book/03-self-attention-attribution": [4, 1],
+    "book/03-self-attention-attribution": [5, 1],
     "book/04-attribution-graphs-and-trees": [4, 3],
     "book/05-do-the-scores-matter": [2, 2],
     "book/06-receptive-field": [1, 1],
