@@ -66,6 +66,7 @@ def test_one_step_of_the_right_sum_is_attention_times_its_gradient_which_one_bac
     found = attattr.head_importance(*loaded, rows, rule="riemann", steps=1, return_per_example=True)[1]
     taylor = attattr.head_importance(*loaded, rows, method="taylor", return_per_example=True)[1]
     model.set_attn_implementation("eager")
+    model.requires_grad_()
     for text, label, largest, sizes in zip(SENTENCES, LABELS, found, taylor, strict=True):
         out = model(**tokenizer(text, return_tensors="pt"), output_attentions=True)
         of_value = torch.autograd.grad(out.logits.softmax(-1)[0, label], out.attentions, retain_graph=True)
