@@ -125,6 +125,13 @@ def test_the_committed_accuracy_belongs_to_the_committed_model_and_examples(task
         assert set(own["class"]) == {*ALL_TASKS[task].labels, *(["all"] if measure == "accuracy" else [])}
 
 
+@pytest.mark.parametrize("task", ["rte", "sst2", "mrpc"])  # of MNLI the curves take a thousand rows
+def test_a_model_has_one_accuracy_wherever_it_is_told(task):
+    found, curves = result(f"accuracy-{task}"), result(f"fig5-{task}", "accuracy")
+    (dev,) = found[(found.split == "dev") & (found["class"] == "all")].value
+    assert set(curves[curves.pruned == 0].value.round(4)) == {dev}
+
+
 def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
     (tmp_path / "SST-2").mkdir()
     lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tnegative", "a warm and moving film .\tnegative"]
