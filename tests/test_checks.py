@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from itertools import combinations, permutations
 
@@ -95,6 +96,16 @@ def admitted_distances(kept):
 
 def mean_distance(i, n):
     return (i * (i + 1) + (n - 1 - i) * (n - i)) / (2 * (n - 1))
+
+
+def by_taylor(contexts, gradients, size=torch.abs):
+    return torch.stack([size((c * g).sum((1, 3))) for c, g in zip(contexts, gradients, strict=True)]).mean(0)
+
+
+def pearson_with_interval(first, second, centred=True, lost=3, bend=math.atanh, back=math.tanh):
+    x, y = (one.double() - centred * one.double().mean() for one in (first, second))
+    r, half = float((x * y).sum() / (x.norm() * y.norm())), 1.96 / (x.numel() - lost) ** 0.5
+    return r, back(bend(r) - half), back(bend(r) + half)
 
 
 def keep_one(importance, count):
@@ -405,6 +416,29 @@ ANSWERS = {
         ],
     ),
     "7.1": (
+        [lambda scores: torch.stack([of_text.amax((2, 3)) for of_text in scores]).mean(0)],
+        [
+            lambda scores: torch.stack([of_text.amax((2, 3)) for of_text in scores]).amax(0),
+            lambda scores: torch.stack([of_text.abs().amax((2, 3)) for of_text in scores]).mean(0),
+            lambda scores: torch.stack([of_text.clamp(min=0).sum((2, 3)) for of_text in scores]).mean(0),
+            lambda scores: torch.stack([of_text.amax((0, 2, 3)) for of_text in scores]).mean(0),  # layers in one
+            lambda scores: scores[0].amax((2, 3)),
+        ],
+    ),
+    "7.2": (
+        [by_taylor],
+        [
+            lambda contexts, gradients: by_taylor(contexts, gradients, size=lambda slope: slope),  # without the absolute value
+            lambda contexts, gradients: by_taylor(contexts, gradients, size=lambda slope: slope).abs(),  # outside the mean
+            lambda contexts, gradients: torch.stack([(c * g).abs().sum((1, 3)) for c, g in zip(contexts, gradients, strict=True)]).mean(0),
+            lambda contexts, gradients: torch.stack([(c * g).sum(3).abs().sum(1) for c, g in zip(contexts, gradients, strict=True)]).mean(
+                0
+            ),
+            lambda contexts, gradients: torch.stack([(c * g).sum((1, 2)).abs() for c, g in zip(contexts, gradients, strict=True)]).mean(0),
+            lambda contexts, gradients: by_taylor(contexts, contexts),
+        ],
+    ),
+    "7.3": (
         [lambda D, d: 3 * (D * d + d) + D * d],
         [
             lambda D, d: 4 * D * d,  # without the biases
@@ -413,7 +447,7 @@ ANSWERS = {
             lambda D, d: 4 * D * D + 3 * D,  # of the whole layer
         ],
     ),
-    "7.2": (
+    "7.4": (
         [keep_one, lambda importance, count: keep_one(importance, count).int()],
         [
             least_important,  # no condition
@@ -424,11 +458,21 @@ ANSWERS = {
             infinity_left_behind,
         ],
     ),
-    "7.3": (
+    "7.5": (
         [prune_in_steps],
         [back_from_the_dead, measured_once, lambda measure, keep, *rest: prune_in_steps(measure, torch.ones_like(keep), *rest)],
     ),
     "8.1": (
+        [pearson_with_interval],
+        [
+            lambda first, second: pearson_with_interval(first, second)[0],  # without the interval
+            lambda first, second: pearson_with_interval(first, second, centred=False),
+            lambda first, second: pearson_with_interval(first, second, lost=0),  # √LH
+            lambda first, second: pearson_with_interval(first, second, bend=lambda r: r, back=lambda z: z),
+            lambda first, second: pearson_with_interval(first.argsort(), second.argsort()),
+        ],
+    ),
+    "8.2": (
         [lambda importance: importance - importance.mean(1, keepdim=True)],
         [
             lambda importance: importance - importance.mean(),  # of all heads
@@ -437,7 +481,7 @@ ANSWERS = {
             lambda importance: importance.mean(1),
         ],
     ),
-    "8.2": (
+    "8.3": (
         [
             lambda samples: mean_r(samples, combinations(range(len(samples)), 2)),
             lambda samples: mean_r(samples, permutations(range(len(samples)), 2)),  # each pair in both orders
@@ -449,7 +493,7 @@ ANSWERS = {
             lambda samples: torch.corrcoef(samples.flatten(1).argsort(1).argsort(1).float())[0, 1],  # ranks
         ],
     ),
-    "8.3": (
+    "8.4": (
         [lambda heads, count, tasks: heads * (count / heads) ** tasks],
         [
             lambda heads, count, tasks: count**tasks / heads,
@@ -605,7 +649,7 @@ STRANGE = [float("nan"), "words", {}, [], [None], [["a", 1]], [[], [1]], 1j, pri
 IN_PLACE = {
     "1.3": swapped_in_place,
     "2.2": cut_in_place,
-    "7.2": infinity_left_behind,
+    "7.4": infinity_left_behind,
     "9.2": into_the_same_list,
     "10.2": backwards_in_place,
 }
@@ -692,20 +736,20 @@ def test_a_message_shows_a_long_value_by_its_beginning_and_shape():
 
 
 def test_a_function_that_comes_as_an_answer_is_shown():
-    with pytest.raises(AssertionError, match=r"7\.1: expected 38, got '<function .*lambda"):
-        check("7.1", lambda *_: lambda: 38)
+    with pytest.raises(AssertionError, match=r"7\.3: expected 38, got '<function .*lambda"):
+        check("7.3", lambda *_: lambda: 38)
 
 
 def test_what_an_answer_raises_reaches_the_reader():
     with pytest.raises(ZeroDivisionError):
-        check("7.1", lambda D, d: D / 0)
+        check("7.3", lambda D, d: D / 0)
 
 
 def test_what_is_no_exercise_or_no_function_is_refused():
     with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*12\.3"):
         check("7.9", print)
-    with pytest.raises(TypeError, match=r"Exercise 7\.1: expected the function itself, without arguments, got 38"):
-        inspect.unwrap(check)("7.1", 38)  # without the type checks of the tests
+    with pytest.raises(TypeError, match=r"Exercise 7\.3: expected the function itself, without arguments, got 38"):
+        inspect.unwrap(check)("7.3", 38)  # without the type checks of the tests
 
 
 def calls_by_chapter():

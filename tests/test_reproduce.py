@@ -125,6 +125,13 @@ def test_the_committed_accuracy_belongs_to_the_committed_model_and_examples(task
         assert set(own["class"]) == {*ALL_TASKS[task].labels, *(["all"] if measure == "accuracy" else [])}
 
 
+@pytest.mark.parametrize("task", ["rte", "sst2", "mrpc"])  # of MNLI the curves take a thousand rows
+def test_a_model_has_one_accuracy_wherever_it_is_told(task):
+    found, curves = result(f"accuracy-{task}"), result(f"fig5-{task}", "accuracy")
+    (dev,) = found[(found.split == "dev") & (found["class"] == "all")].value
+    assert set(curves[curves.pruned == 0].value.round(4)) == {dev}
+
+
 def test_accuracy_is_computed_from_the_rows_of_a_folder(tmp_path):
     (tmp_path / "SST-2").mkdir()
     lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tnegative", "a warm and moving film .\tnegative"]
@@ -288,7 +295,7 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
 def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_it_was_killed(tmp_path, monkeypatch):
     """fig5 with everything slow replaced: what is kept of a killed run is found again only by the same run."""
     small_copy(tmp_path)
-    asked = []
+    asked, judged = [], []
 
     def importance(model, tokenizer, rows, method="attribution", **options):
         asked.append(method)
@@ -298,7 +305,12 @@ def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_
 
     from attattr.book.reproduce import heads
 
+    def curve(model, tokenizer, rows, importance, rates):
+        judged.append((*rates, *importance.flatten().tolist()))
+        return attattr.pruning_curve(model, tokenizer, rows, importance, rates)
+
     monkeypatch.setattr(heads, "head_importance", importance)
+    monkeypatch.setattr(heads, "pruning_curve", curve)
     monkeypatch.setattr(heads, "samples", lambda run: [Dataset.from_dict({"number": range(heads.CHUNK + 2)})] * heads.SAMPLES)
     run = Run(task="sst2", data=tmp_path, rows=3, seed=0, output=tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
@@ -309,8 +321,13 @@ def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_
     jobs = 2 * orders  # a sample is two jobs, of which the second has two rows
     assert len(asked) == jobs + 1  # the fourth was asked twice
     importance, curves = (read_result(path, measure) for measure in ("importance", "accuracy"))
-    assert importance.groupby("method")["sample"].nunique().to_dict() == heads.TIMES
+    times = heads.TIMES | {"taylor-normalized": heads.SAMPLES}
+    assert importance.groupby("method")["sample"].nunique().to_dict() == times
+    orders += heads.SAMPLES
     assert len(importance) == 72 * orders
+    of_layers = importance[importance.method == "taylor-normalized"].groupby(["sample", "layer"]).value
+    assert of_layers.apply(lambda values: (values**2).sum()).tolist() == pytest.approx([1.0] * 30, abs=1e-3)
+    assert len(judged) == len(set(judged)) < (orders + heads.RANDOM_ORDERS) * len(heads.RATES)  # no choice of heads twice
     assert set(importance.rows) == {heads.CHUNK + 2}
     assert len(curves) == (orders + heads.RANDOM_ORDERS) * len(heads.RATES)
     assert set(curves.pruned) == {0, 7, 14, 21, 28, 36, 43, 50, 57, 64, 72}

@@ -1,9 +1,9 @@
 """The visible checks that readers run on their answers: one table, ``EXERCISES``, and one function, ``check``.
 
-    >>> check("7.1", lambda D, d: ...)
-    Exercise 7.1: not filled in yet
-    >>> check("7.1", lambda D, d: 4 * D * d + 3 * d)
-    Exercise 7.1: right
+    >>> check("7.3", lambda D, d: ...)
+    Exercise 7.3: not filled in yet
+    >>> check("7.3", lambda D, d: 4 * D * d + 3 * d)
+    Exercise 7.3: right
 
 **To add an exercise**, a teacher writes
 
@@ -211,6 +211,10 @@ IMPORTANCE = tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 8.0], [5.0, 7.0, 6.0]])
 SAMPLES = torch.rand(4, 2, 3, generator=RANDOM)
 R = np.corrcoef(SAMPLES.flatten(1))
 SPECIAL = tensor([True, False, False, False, True])
+FISHER = [[R[pair], *np.tanh(np.arctanh(R[pair]) + np.array([-1.96, 1.96]) / 3**0.5)] for pair in ((0, 1), (2, 3))]  # of 6 heads
+CONTEXTS, GRADIENTS = ([torch.randn(2, tokens, 3, 4, generator=RANDOM) for tokens in (2, 3)] for _ in range(2))
+SLOPES = torch.stack([torch.einsum("lnhd,lnhd->lh", *both) for both in zip(CONTEXTS, GRADIENTS, strict=True)])
+THREE_TOKENS = tensor([[[[-0.5, 0.1, 0.0], [0.0, -0.9, 0.0], [0.0, 0.0, 0.0]], [[0.9, 0.8, 0.7], [0.0, 0.2, 0.1], [0.0, 0.0, -2.0]]]])
 WORDS = ["it", "rained", "all", "night"]
 GOLD, BEFORE = tensor([0, 0, 1, 1, 2, 2, 0, 1]), tensor([0, 1, 1, 1, 0, 2, 0, 1])
 ACCURACY = tensor([0.5, 0.2, 0.4])
@@ -266,28 +270,34 @@ EXERCISES = {
     "6.2": Exercise("i, N", (0, 2, 1), (0, 9, 4.5), (4, 9, 2.5), (7, 12, 38 / 11)),
     # resampled_mean: the mean over all edges of the texts chosen, repeats counted
     "6.3": Exercise("of_texts, chosen", (TEXTS, [0, 1, 2], 7 / 4), (TEXTS, [1, 1, 0], 11 / 5), (TEXTS, [2, 1, 1], 4)),
+    # importance_by_attribution: Eq. 5 from the scores of each text, "L H"
+    "7.1": Exercise("scores", ([TWO_HEADS], [[0.5, -0.1]]), ([TWO_HEADS, THREE_TOKENS], [[0.3, 0.4]])),
+    # importance_by_taylor: Eq. 6 from contexts and gradients of each text, "L H"
+    "7.2": Exercise("contexts, gradients", (CONTEXTS[:1], GRADIENTS[:1], SLOPES[0].abs()), (CONTEXTS, GRADIENTS, SLOPES.abs().mean(0))),
     # head_weights: the number of weights that are cut out with one head of size d
-    "7.1": Exercise("D, d", (4, 2, 38), (384, 32, 49_248), (768, 64, 196_800)),
+    "7.3": Exercise("D, d", (4, 2, 38), (384, 32, 49_248), (768, 64, 196_800)),
     # keep_one: the heads that stay when the least important go, but the best of each layer stays, "L H"
-    "7.2": Exercise(
+    "7.4": Exercise(
         "importance, count",
         (IMPORTANCE, 0, ~mask((3, 3))),
         (IMPORTANCE, 2, ~mask((3, 3), (0, 0), (0, 2))),
         (IMPORTANCE, 4, ~mask((3, 3), (0, 0), (0, 2), (1, 1), (2, 0))),
     ),
     # prune_in_steps: the heads that stay when in each step so many go, the least important by measure(keep), "L H"
-    "7.3": Exercise(
+    "7.5": Exercise(
         "measure, keep, each, steps",
         (measured, ~mask((2, 2)), 1, 2, [[False, True], [False, True]]),
         (measured, ~mask((2, 2)), 2, 1, [[False, False], [True, True]]),
         (measured, ~mask((2, 2), (1, 1)), 1, 2, [[False, True], [False, False]]),
     ),
+    # pearson_with_interval: r, and the ends of Fisher's 95 % interval
+    "8.1": Exercise("first, second", (SAMPLES[0], SAMPLES[1], FISHER[0]), (SAMPLES[2] + 1, SAMPLES[3], FISHER[1])),
     # within_layers: what each head has above the mean of its layer, "L H"
-    "8.1": Exercise("importance", (tensor([[1.0, 2.0, 6.0], [5.0, 5.0, 2.0]]), [[-2, -1, 3], [1, 1, -2]])),
+    "8.2": Exercise("importance", (tensor([[1.0, 2.0, 6.0], [5.0, 5.0, 2.0]]), [[-2, -1, 3], [1, 1, -2]])),
     # ceiling: the mean of Pearson's r over all pairs of different samples
-    "8.2": Exercise("samples", (SAMPLES[:2], R[0, 1]), (SAMPLES, R[np.triu_indices(4, 1)].mean())),
+    "8.3": Exercise("samples", (SAMPLES[:2], R[0, 1]), (SAMPLES, R[np.triu_indices(4, 1)].mean())),
     # shared_by_chance: how many heads are in all of the tasks' random choices, on average
-    "8.3": Exercise("heads, count, tasks", (10, 5, 1, 5), (10, 5, 2, 2.5), (6, 6, 4, 6), (10, 5, 3, 1.25)),
+    "8.4": Exercise("heads, count, tasks", (10, 5, 1, 5), (10, 5, 2, 2.5), (6, 6, 4, 6), (10, 5, 3, 1.25)),
     # mine: the places of the trigger's tokens, and the largest score of a connection that is not between special tokens
     "9.1": Exercise(
         "scores, special",

@@ -20,7 +20,7 @@ CHECKED = (*(("gauss-legendre", steps) for steps in (1, 2, 3, 4, 6)), ("riemann"
 
 
 def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
-    """How often the model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
+    """How often the model of a task is right on the real validation split and our own examples, none cut (page "Models and data")."""
     splits = {"dev": drawn(run), "own": examples(run.task)}
     jobs = [(split, at) for split, rows in splits.items() for at in range(0, len(rows), ANSWERED)]
     lines = resumable(run, "answers", jobs, lambda split, at: answers(model, tokenizer, chunk(splits[split], at, ANSWERED)))
