@@ -72,6 +72,25 @@ def trapezoid(gradient, m):
     return (sum(gradient(k / m) for k in range(1, m)) + (gradient(0.0) + gradient(1.0)) / 2) / m
 
 
+def algorithm_1(a, kept, tokens, upward=False, turned=True, within=True, ranked=True, leaves=False):
+    drawn = []
+    for layer in range(len(a)) if upward else reversed(range(len(a))):
+        admitted = np.argwhere(kept[layer]).tolist()
+        for i, j in sorted(admitted, key=lambda ij: -a[layer, ij[0], ij[1]]) if ranked else admitted:
+            joined = {(u, v) for at, u, v in drawn if within or at != layer}
+            if (i, j) not in joined and not (turned and (j, i) in joined):
+                drawn.append((layer, i, j))
+    for edge in sorted(drawn):
+        if tokens[edge[2]] == "[SEP]" and not leaves and not any(i == edge[2] and layer < edge[0] for layer, i, _ in drawn):
+            drawn.remove(edge)
+    return drawn
+
+
+def in_the_same_rows(edges, values):
+    rank = values.argsort(dim=-1, descending=True).argsort(dim=-1)
+    return rank < edges.sum(-1, keepdim=True)
+
+
 def crossing(graph, border, layer, words_only=True, kinds=("attention",)):
     across, total = 0, 0
     for u, v, data in graph.edges(data=True):
@@ -357,6 +376,19 @@ ANSWERS = {
         ],
     ),
     "4.1": (
+        [algorithm_1, lambda *given: set(algorithm_1(*given)), lambda *given: np.array(algorithm_1(*given)[::-1])],
+        [
+            lambda *given: algorithm_1(*given, upward=True),  # from the bottom
+            lambda *given: algorithm_1(*given, turned=False),  # reversed edges stay
+            lambda *given: algorithm_1(*given, within=False),  # in the same layer they stay, as in the text
+            lambda *given: algorithm_1(*given, ranked=False),  # in reading order
+            lambda *given: algorithm_1(*given, leaves=True),  # [SEP] leaves stay
+            lambda a, kept, tokens: algorithm_1(a, a > 0, tokens),  # all positive ones
+            lambda a, kept, tokens: [edge for edge in algorithm_1(a, kept, tokens) if edge[2] != 2],  # every [SEP] goes
+            lambda a, kept, tokens: [(layer + 1, i, j) for layer, i, j in algorithm_1(a, kept, tokens)],  # layers from 1
+        ],
+    ),
+    "4.2": (
         [lambda a, kept, cost: (a[kept] - cost).clip(min=0).sum()],
         [
             lambda a, kept, cost: (a[kept] - cost).sum(),
@@ -364,7 +396,7 @@ ANSWERS = {
             lambda a, kept, cost: a[kept & (a > cost)].sum(),
         ],
     ),
-    "4.2": (
+    "4.3": (
         [crossing],
         [
             lambda *given: crossing(*given)[::-1],
@@ -396,6 +428,16 @@ ANSWERS = {
             lambda *given: tree_edges(*given, turned=True),
             lambda *given: tree_edges(*given, first=1),
             lambda *given: tree_edges(*given).any(0),
+        ],
+    ),
+    "5.4": (
+        [in_the_same_rows],
+        [
+            lambda edges, values: edges,
+            lambda edges, values: in_the_same_rows(edges, -values),  # the smallest
+            lambda edges, values: in_the_same_rows(edges.mT, values.mT).mT,  # in the same columns
+            lambda edges, values: in_the_same_rows(edges.flatten(1), values.flatten(1)).reshape(edges.shape),  # in the layer
+            lambda edges, values: in_the_same_rows(edges, values) & ~edges,
         ],
     ),
     "6.1": (

@@ -17,7 +17,7 @@ from attattr.book.reproduce.models import REFERENCE_STEPS, TOLERANCES, relative_
 from attattr.book.reproduce.running import finished, partial_file, resumable
 from attattr.book.results import read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
-from attattr.graph import graph_connections
+from attattr.graph import graph_connections, retained
 
 
 def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path):
@@ -112,7 +112,8 @@ def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_comm
 @pytest.mark.parametrize("name", [*(f"fig3-{task}" for task in TASKS), "fig4-mnli", "fig4-sst2", "edges-mnli", "edges-sst2"])
 def test_the_evidence_is_measured_on_two_hundred_rows(name):
     found = result(name)
-    assert set(found.get("texts", [found.attrs.get("texts")])) == {200}
+    every = found[found.scope != "right"].texts if "scope" in found else [found.attrs["texts"]]
+    assert set(every) == {200}
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -239,9 +240,14 @@ def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
     run = Run(task="sst2", data=small_copy(tmp_path), rows=3, seed=0, output=tmp_path / "results")
     found = read_result(reproduce("fig3", run))
     kinds = found.groupby(["scope", "by", "draw", "first"])
-    assert len(kinds) == 4 + 4 + 5  # by attribution and attention in two directions for each text and for the set; random orders
+    # By attribution and attention in two directions for each text and for the set; two more by attribution alone; random orders.
+    assert len(kinds) == 4 + 4 + 2 + 2 + 5
     assert all(list(own.removed) == list(range(13)) for _, own in kinds)
     assert set(found[found.removed == 0].right) == {3}
+    by_text = {
+        scope: found[(found.scope == scope) & (found.by == "attribution")].right.tolist() for scope in ("example", "right", "predicted")
+    }
+    assert by_text["right"] == by_text["predicted"] == by_text["example"]  # the model gets all three right
     points = found.set_index(["scope", "by", "draw", "first", "removed"])
     # A few points of every kind, computed once more from attributions of our own.
     model, tokenizer = attattr.load("sst2")
@@ -263,6 +269,24 @@ def test_heads_are_removed_along_every_curve_from_none_to_all(tmp_path):
                         with torch.no_grad(), attattr.prune_heads(model, rank[b] >= removed):
                             right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
                     assert points.right[scope, by, 0, first, removed] == right
+
+
+def test_an_order_by_the_predicted_class_knows_no_label_and_texts_first_wrong_are_judged_apart(tmp_path):
+    folder = small_copy(tmp_path) / "SST-2"
+    lines = ["a warm and moving film .\tpositive", "a dull , empty mess .\tpositive", "never boring and very funny .\tpositive"]
+    (folder / "dev.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")  # the second label is wrong
+    found = read_result(reproduce("fig3", Run(task="sst2", data=tmp_path, rows=3, output=tmp_path / "results")))
+    points = found[(found.by == "attribution") & (found["first"] == "smallest")].set_index(["scope", "removed"])
+    assert points.texts["right"].tolist() == [2] * 13 and set(points.texts["example"]) == set(points.texts["predicted"]) == {3}
+    assert points.right["example", 0] == points.right["predicted", 0] == points.right["right", 0] == 2
+    model, tokenizer = attattr.load("sst2")
+    shown = attattr.examples("sst2", source=tmp_path, split="validation")["sentence"]
+    atts = [attattr.attribute(model, tokenizer, text, tolerance=5e-2) for text in shown]
+    kept = torch.stack([att.scores.amax((2, 3)).argsort(-1, stable=True).argsort(-1) >= 10 for att in atts])  # two in each layer
+    answers = predict(model, tokenizer, list(shown), kept).argmax(-1).tolist()
+    assert points.right["predicted", 10] == answers.count(1)
+    assert points.right["right", 10] == answers[0] + answers[2]
+    assert points.accuracy["right", 10] == points.right["right", 10] / 2
 
 
 def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
@@ -289,6 +313,13 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
             assert len(sizes) == 6
             assert sizes.is_monotonic_increasing  # a lower threshold never keeps fewer
             assert (points.edges[left, "admitted"] >= points.edges[left, graph]).all()
+        for rule, options in {"gradient": ("riemann", 1), "midpoint": ("gauss-legendre", 1), "20 steps": ("riemann", 20)}.items():
+            cheaper = [attattr.attribute(model, tokenizer, text, method=options[0], steps=options[1]) for text in texts]
+            drawn = [graph_connections(attattr.attribution_graph(att, 0.2), *att.scores.shape[::2]) for att in cheaper]
+            for graph, masks in {rule: drawn, f"{rule}, admitted": [torch.from_numpy(retained(att, 0.2)) for att in cheaper]}.items():
+                masks = masks if left == "only these" else [~mask for mask in masks]
+                found_now = [float(predict(model, tokenizer, [a.text], m[None])[0, a.target]) for a, m in zip(atts, masks, strict=True)]
+                assert points.probability[left, graph, 0.2] == pytest.approx(sum(found_now) / 3, abs=1e-4)
     assert not list((tmp_path / "results").glob(".*"))
 
 

@@ -78,6 +78,11 @@ def same_in_any_order(got: Any, expected: list) -> bool:
     return same(lists, expected)
 
 
+def same_set(got: Any, expected: list) -> bool:
+    """Whether two plain lists hold the same things, in whatever order."""
+    return same(sorted(got, key=str) if isinstance(got, list) else got, sorted(expected, key=str))
+
+
 class Exercise:
     """The names of the arguments, cases ``(*arguments, expected)``, and how an answer is compared with the value expected."""
 
@@ -202,8 +207,16 @@ SIZES = tensor([[[[3.0, -1.0, 0.0], [0.0, 2.0, -2.0], [0.0, 0.0, 0.0]]]])  # siz
 CUT = (tensor([[0.5, 0.5], [0.2, 0.8]]), tensor([[0.1, 0.4], [-0.9, 0.3]]))
 TWO_LAYERS = tensor([[[[0.5, -0.25], [0.0, 0.25]]], [[[0.1, 0.1], [0.1, 0.1]]]])
 TWO_HEADS = tensor([[[[0.5, -0.75], [0.0, 0.25]], [[-0.1, -0.2], [-0.3, -0.4]]]])
+GRAPH = np.zeros((3, 4, 4))  # scores of three layers between [CLS], "a", [SEP] and "b"
+GRAPH[2, 0], GRAPH[1, 3, 1], GRAPH[1, 1, 3], GRAPH[1, 1, 0], GRAPH[1, 2, 3] = [0.0, 0.5, 0.3, 0.2], 0.6, 0.4, 0.3, 0.1
+GRAPH[0, 1, 3], GRAPH[0, 3, 2], GRAPH[0, 1, 2], GRAPH[0, 1, 1] = 0.9, 0.2, 0.25, 0.15
+ADMITTED = GRAPH > 0
+GRAPH[1, 0, 0], GRAPH[0, 2, 1] = 0.05, 0.05  # below the threshold
+DRAWN = [(0, 1, 1), (1, 2, 3), (1, 3, 1), (2, 0, 1), (2, 0, 2), (2, 0, 3)]
 EDGES = (np.array([[[0.5, 0.4], [0.3, -0.2]]]), np.array([[[True, False], [True, False]]]))
 ATTRIBUTIONS = [attribution(TWO_HEADS, tensor([0.0]), 1), attribution(-TWO_HEADS, tensor([0.0]), 0)]
+OF_ROWS = mask((2, 3, 3), (0, 0, 0), (0, 0, 2), (0, 2, 2), (1, 1, 0))
+VALUES = tensor([[[0.1, 0.9, 0.5], [0.8, 0.7, 0.6], [0.4, 0.3, 0.2]], [[0.95, 0.85, 0.75], [0.15, 0.65, 0.25], [0.45, 0.35, 0.55]]])
 TREE = nx.DiGraph([(3, 1, {"layer": 1}), (1, 0, {"layer": 0}), (3, 2, {"layer": 0})])
 KEPT = mask((3, 5, 5), (0, 1, 4), (0, 4, 1), (0, 2, 2), (0, 3, 2), (2, 0, 4)).numpy()
 TEXTS = [[1, 1, 1], [4], []]
@@ -254,16 +267,20 @@ EXERCISES = {
     "3.3": Exercise("att", (attribution(TWO_LAYERS, tensor([0.75, 0.4]), 0), [0.25, 0])),
     # trapezoid: the mean of the left and the right sum, from m + 1 gradients
     "3.4": Exercise("gradient, m", *((LimitedGradient(m + 1), m, 4 / 3 + 1 / (6 * m**2)) for m in (1, 5))),
+    # algorithm_1: the attention edges (layer, i, j) that are drawn, in any order
+    "4.1": Exercise("a, kept, tokens", (GRAPH, ADMITTED, ["[CLS]", "a", "[SEP]", "b"], DRAWN), agree=same_set),
     # best_sum: the largest Σ (a - cost) over all sets of the edges kept
-    "4.1": Exercise("a, kept, cost", (*EDGES, 0.0, 0.8), (*EDGES, 0.4, 0.1), (*EDGES, 1.0, 0)),
+    "4.2": Exercise("a, kept, cost", (*EDGES, 0.0, 0.8), (*EDGES, 0.4, 0.1), (*EDGES, 1.0, 0)),
     # crossing: how many attention edges of the layer join words of the two texts, and how many join words at all
-    "4.2": Exercise("graph, border, layer", (graph_of_pair(), 3, 1, [1, 2]), (graph_of_pair(), 3, 0, [1, 1])),
+    "4.3": Exercise("graph, border, layer", (graph_of_pair(), 3, 1, [1, 2]), (graph_of_pair(), 3, 0, [1, 1])),
     # peak: the largest weight of a row, in the mean over the rows of each head, "L H"
     "5.1": Exercise("attention", (tensor([[[[0.9, 0.1], [0.6, 0.4]], [[1.0, 0.0], [0.7, 0.3]]]]), [[0.75, 0.85]])),
     # values_without_label: max Attr_h(A) towards the class that the model chose, "B L H"
     "5.2": Exercise("atts", (ATTRIBUTIONS, [[[0.5, -0.1]], [[0.75, 0.4]]])),
     # tree_edges: the tree as a mask of connections, "L N N": in the layer of an edge, counted from 0, the parent reads the child
     "5.3": Exercise("tree, layers, tokens", (TREE, 2, 4, mask((2, 4, 4), (1, 3, 1), (0, 1, 0), (0, 3, 2)))),
+    # in_the_same_rows: as many connections in each row of each layer as the edges have, those with the largest values, "L N N"
+    "5.4": Exercise("edges, values", (OF_ROWS, VALUES, mask((2, 3, 3), (0, 0, 1), (0, 0, 2), (0, 2, 0), (1, 1, 1)))),
     # admitted_distances: for each layer the |i - j| of all connections kept, without i = j
     "6.1": Exercise("kept", (KEPT, [[1, 3, 3], [], [4]]), agree=same_in_any_order),
     # mean_distance: the mean distance from place i to the N - 1 other places
