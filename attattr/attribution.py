@@ -100,7 +100,7 @@ def attribute(
         any(map(callable, target if isinstance(target, list) else [target]))
         or getattr(model, "get_output_embeddings", lambda: None)() is not None
     )  # a vocabulary of numbers for each
-    given = batches(model, tokenizer, texts, 1 if alone else TOKENS_PER_PASS // 4)
+    given = batches(model, tokenizer, texts, 1 if alone else TOKENS_PER_PASS // 16)
     found = attribute_batches(model, tokenizer, given, texts, target, options, progress)
     found = [replace(att, **words_of(tokenizer, att.text, att.tokens)) for att in found]
     return found if many else found[0]
