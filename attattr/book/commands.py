@@ -131,7 +131,7 @@ def evaluate_rows(
     if not task and not (csv and model):
         raise ValueError("nothing to evaluate: expected --task, or --model and --csv")
     rows: Any = read_csv(csv) if csv else examples(str(task), data, split)
-    reading = {"columns": column, "label": label, "truncation": truncation} if csv else {}
+    reading: dict[str, Any] = {"columns": column, "label": label, "truncation": truncation} if csv else {}
     accelerator = accelerate(device)
     opened, tokenizer = load(model or str(task), size=size)
     found = evaluate(opened.to(accelerator.device), tokenizer, rows, accelerator=accelerator, **reading)
