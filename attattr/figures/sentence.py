@@ -57,7 +57,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
     verdict = f"<b>{grammar.literal(att.label)}</b>, {grammar.literal(att.amount)}"
     grammar.note(figure, verdict, layers + 0.2, -0.3, "right", xref="x2", font={"size": 15})
-    for side, name in enumerate(("<b>Attention</b><br>where it looks", "<b>Attribution</b><br>what it gives to the decision")):
+    for side, name in enumerate(("<b>Attention</b><br>where it looks", "<b>Attribution</b><br>what it contributes")):
         grammar.note(figure, name, side * (1 - HALF), 1, "left", xref="paper", yref="paper", align="left", font={"size": 15})
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
     alt = f"The words of “{text}” as rows, the {layers} layers from left to right, twice: on the left the strongest attention weights as "
