@@ -335,7 +335,7 @@ def shorter(path):
 @pytest.mark.parametrize("number", [0, 2, 4])
 def test_a_damaged_piece_leaves_no_cache(pieces, tmp_path, damage, number):
     damage(pieces[number])
-    with pytest.raises(OSError, match=rf"cannot put .*whole-base together from .*whole\.zip\.00{number + 1}"):
+    with pytest.raises(OSError, match=rf"together from .*whole\.zip\.00{number + 1}|nor are there .*part-00{number + 1}'"):
         pretrained.large_base()
     assert in_cache(tmp_path) == []
 

@@ -283,7 +283,7 @@ def test_an_order_by_the_predicted_class_knows_no_label_and_texts_first_wrong_ar
     model, tokenizer = attattr.load("sst2")
     shown = attattr.examples("sst2", source=tmp_path, split="validation")["sentence"]
     atts = [attattr.attribute(model, tokenizer, text, tolerance=5e-2) for text in shown]
-    kept = torch.stack([att.scores.amax((2, 3)).argsort(-1, stable=True).argsort(-1) >= 10 for att in atts])  # two in each layer
+    kept = torch.stack([att.scores.amax((2, 3)).argsort(dim=-1, stable=True).argsort(dim=-1) >= 10 for att in atts])  # two in each layer
     answers = predict(model, tokenizer, list(shown), kept).argmax(-1).tolist()
     assert points.right["predicted", 10] == answers.count(1)
     assert points.right["right", 10] == answers[0] + answers[2]
