@@ -8,14 +8,14 @@ import attattr
 from attattr.book.results import COLUMNS, name_of, read_result, write_result
 from attattr.data import data_folder
 
-PATHS = [path for folder in ("results", "paper") for path in sorted((data_folder() / folder).glob("*.json"))]
+PATHS = [path for folder in ("results", "paper") for path in sorted((data_folder() / folder).rglob("*.json"))]
 ROW = {"model": 0, "seed": 1, "sample": 2, "layer": 3, "head": 4, "importance": 0.5}
 
 
 @pytest.mark.parametrize("name", [name_of(path) for path in PATHS])
 def test_every_committed_result_is_a_table_of_its_kind(name):
     table = attattr.result(name)
-    kind, _, task = name.rpartition("-")
+    kind, _, task = name.removeprefix("base/").rpartition("-")
     assert list(table) == list(COLUMNS.get(name) or ("task", *COLUMNS[kind]))  # what is of no task, or of all, is named whole
     assert len(table) > 0
     assert name in COLUMNS or set(table.task) == {task}
@@ -43,6 +43,15 @@ def test_a_measure_is_its_rows_without_the_columns_it_leaves_empty():
     assert set(edges) == {"task", "graph", "layer", "distance", "value"}
     with pytest.raises(ValueError, match="unknown measure of fig4-sst2 'edge': expected one of 'edges', 'mean distance'"):
         attattr.result("fig4-sst2", "edge")
+
+
+def test_results_of_the_large_size_have_a_folder_and_a_name_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("attattr.book.results.data_folder", lambda: tmp_path)
+    (tmp_path / "results" / "base").mkdir(parents=True)
+    for folder, layer in (("results", 3), ("results/base", 11)):
+        write_result(tmp_path / folder / "fig6-sst2.json", [ROW | {"layer": layer}], {})
+    assert attattr.result("fig6-sst2").layer.item() == 3
+    assert attattr.result("base/fig6-sst2").layer.item() == 11
 
 
 def test_what_is_not_there_or_damaged_is_named(tmp_path):

@@ -54,8 +54,9 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     """A measured result, as a tidy table: one of the book, or what ``python -m attattr reproduce`` wrote.
 
     Args:
-        name: kind and task of the book's own, ``"fig5-mnli"``. ``"paper-claims"``, ``"paper-values"``, ``"paper-table1"`` and
-            ``"paper-table2"`` are what the papers say. Or the path of a file, ``"results/fig5-mnli.json"``.
+        name: kind and task of the book's own, ``"fig5-mnli"``, of the large size ``"base/fig5-mnli"``. ``"paper-claims"``,
+            ``"paper-values"``, ``"paper-table1"`` and ``"paper-table2"`` are what the papers say.
+            Or the path of a file, ``"results/fig5-mnli.json"``.
         measure: of a table that holds several, the rows of this one alone, without the columns that it leaves empty.
 
     Raises:
@@ -69,7 +70,7 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     True
     """
     folders = data_folder() / "results", data_folder() / "paper"
-    own = {name_of(path): path for folder in folders for path in folder.glob("*.json")}
+    own = {name_of(path): path for folder in folders for path in folder.rglob("*.json")}
     path = Path(name) if name.endswith(".json") else own.get(name)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"no result {name!r}: there are {sorted(own)}")
@@ -102,13 +103,15 @@ def trigger_of(row: Mapping[str, Any]) -> Trigger:
 
 
 def name_of(path: Path) -> str:
-    """The name under which `result` finds a file: its own, in the papers' folder after ``paper-``."""
-    return f"paper-{path.stem}" if path.parent == data_folder() / "paper" else path.stem
+    """The name under which `result` finds a file: its own, after ``paper-`` in the papers' folder, after ``base/`` in that of a size."""
+    if path.parent == data_folder() / "paper":
+        return f"paper-{path.stem}"
+    return f"base/{path.stem}" if path.parent == data_folder() / "results" / "base" else path.stem
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
     """The columns of a table of its kind: its name, but for the task that it ends in."""
-    name = name_of(path)
+    name = name_of(path).removeprefix("base/")
     kind = name.rpartition("-")[0]
     if name in COLUMNS:
         return COLUMNS[name]

@@ -24,6 +24,7 @@ class Table:
     def _repr_html_(self) -> str:
         written = {name: form.format if isinstance(form, str) else form for name, form in self.forms.items()}
         html = self.frame.to_html(classes="numbers", border=0, na_rep="–", formatters=written, index_names=False)
+        html = html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # on a phone a number and its error stay on one line
         start, head, body = re.split(r"(?=<thead>)|(?=<tbody>)", html)
         head, body = (re.sub("<th(?=[ >])", f'<th scope="{scope}"', part) for scope, part in (("col", head), ("row", body)))
         caption = escape(self.caption)
