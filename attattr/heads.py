@@ -204,7 +204,7 @@ def pruning_curve(
 ) -> PruningCurve:
     """Accuracy on ``rows`` when the least important heads of the whole model are pruned, at every rate (§5.2, Fig. 5).
 
-    At rate r, int(r · L · H) heads go, as in the authors' code. Importance belongs on other rows than these: heads that
+    At each rate, int(rate · L · H) heads go, as in the authors' code. Importance belongs on other rows than these: heads that
     were chosen on the rows they are judged by look better than they are.
 
     Raises:

@@ -42,7 +42,7 @@ class Trigger:
     """
 
     tokens: tuple[str, ...]  # as the tokenizer writes them; "##fies" goes on from the token before
-    positions: tuple[float, ...]  # k / n for the k-th of the n tokens of its segment: the last is at 1
+    positions: tuple[float, ...]  # its number in its segment, from 1, over the length of the segment: the last is at 1
     segments: tuple[int, ...]  # 0 for the first sentence, 1 for the second
     score: float
     label: str  # the class predicted where it was mined, and so the one that it should bring about
