@@ -302,12 +302,12 @@ class MaskingCurves:
 
     @property
     def comprehensiveness(self) -> float:
-        """Mean over shares of F(text) - F(without): large where the relevant tokens were needed."""
+        """Mean over shares of F(text) - F(without), large where the relevant tokens were needed."""
         return float((self.whole - self.without).mean())
 
     @property
     def sufficiency(self) -> float:
-        """Mean over shares of F(text) - F(only): small where the relevant tokens were enough."""
+        """Mean over shares of F(text) - F(only), small where the relevant tokens were enough."""
         return float((self.whole - self.only).mean())
 
 

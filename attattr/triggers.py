@@ -42,7 +42,7 @@ class Trigger:
     """
 
     tokens: tuple[str, ...]  #: as the tokenizer writes them; "##fies" goes on from the token before
-    positions: tuple[float, ...]  #: its number in its segment, from 1, over the length of the segment: the last is at 1
+    positions: tuple[float, ...]  #: of each, its number in its segment, from 1, over the length of the segment, so the last is at 1
     segments: tuple[int, ...]  #: 0 for the first sentence, 1 for the second
     score: float  #: of its largest connection
     label: str  #: the class predicted where it was mined, and so the one that it should bring about

@@ -14,7 +14,24 @@ import attattr
 
 BOOK = ROOT / "book"
 QUOTE = re.compile(r"(:{3,})\{admonition\}[^\n]*\n:class: paper-says.*?\n\1(?=\n|$)", re.DOTALL)
-GREEK = "alpha beta gamma delta epsilon kappa lambda mu rho sigma tau phi Phi Delta Sigma Omega".split()
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "kappa",
+    "lambda",
+    "mu",
+    "rho",
+    "sigma",
+    "tau",
+    "phi",
+    "Phi",
+    "Delta",
+    "Sigma",
+    "Omega",
+]
 
 
 def markdown(path):
@@ -85,7 +102,7 @@ def test_a_name_in_the_code_is_there(name):
 
 
 def test_a_term_of_a_page_is_in_the_glossary():
-    assert len(GLOSSARY) > 50 and GLOSSARY == sorted(GLOSSARY, key=str.casefold), "not in order"
+    assert len(GLOSSARY) > 50 and sorted(GLOSSARY, key=str.casefold) == GLOSSARY, "not in order"
     known = {term.casefold() for term in GLOSSARY}
     for name, text in PAGES.items():
         for shown, meant in re.findall(r"\{term\}`([^`<]+?)(?: <([^`>]+)>)?`", text):
@@ -98,20 +115,17 @@ def test_a_chapter_leads_to_the_glossary_now_and_then(name):
 
 
 def test_the_reference_lists_every_public_name_and_the_members_of_what_is_returned():
-    listed = dict(re.findall(r"\.\. auto(?:function|class):: attattr\.([\w.]+)(.*)", PAGES["api"]))
+    listed = re.findall(r"\.\. auto(?:function|class):: attattr\.([\w.]+)", PAGES["api"])
     public = set(attattr.__all__) - {"figures", "widgets"}
     public |= {f"figures.{name}" for name in attattr.figures.__all__ if name != "grammar"}
-    public |= {f"widgets.{name}" for name in re.findall(r"attattr\.widgets\.(\w+)", "".join(map(str, PAGES.values())))}
+    public |= {f"widgets.{name}" for name in re.findall(r"attattr\.widgets\.(\w+)", "".join(PAGES.values()))}
     public |= {"graph.ReceptiveField", "heads.PruningCurve", "triggers.Attack", "saliency.MaskingCurves"}
-    assert public <= set(listed), public - set(listed)
+    assert public <= set(listed) and len(listed) == len(set(listed)), public - set(listed)
     for name in listed:
         found = attattr
         for part in name.split("."):
             found = getattr(found, part)
         assert inspect.getdoc(found), name
-    given = re.findall(r"(\w+)(?:=([^,)]+))?(?:,|\))", listed["attribute"].split("->")[0])
-    ours = inspect.signature(attattr.attribution.attribute).parameters.values()
-    assert [(name, eval(value) if value else inspect.Parameter.empty) for name, value in given] == [(one.name, one.default) for one in ours]
 
 
 def test_every_live_explorer_is_in_the_reference():
