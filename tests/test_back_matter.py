@@ -14,24 +14,7 @@ import attattr
 
 BOOK = ROOT / "book"
 QUOTE = re.compile(r"(:{3,})\{admonition\}[^\n]*\n:class: paper-says.*?\n\1(?=\n|$)", re.DOTALL)
-GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "kappa",
-    "lambda",
-    "mu",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "Phi",
-    "Delta",
-    "Sigma",
-    "Omega",
-]
+GREEK = re.findall(r"\w+", "alpha beta gamma delta epsilon kappa lambda mu rho sigma tau phi Phi Delta Sigma Omega")
 
 
 def markdown(path):
