@@ -1,4 +1,4 @@
-"""Self-attention attribution (Hao et al., AAAI 2021, Eq. 4), exact to a tolerance that it checks itself.
+"""Self-attention attribution (Hao et al., 2020, Eq. 4), exact to a tolerance that it checks itself.
 
 For one layer the paper attributes the decision F to the attention matrix A along the straight path from 0 to A:
 
@@ -56,7 +56,7 @@ def attribute(
     truncation: bool = False,
     progress: bool = False,
 ) -> Attribution | list[Attribution]:
-    """Attribute a decision of ``model`` to the attention connections of every layer: Eq. 4 of Hao et al. (2021).
+    """Attribute a decision of ``model`` to the attention connections of every layer: Eq. 4 of Hao et al. (2020).
 
     Args:
         model: a classifier or a language model of transformers, or any model that takes what the tokenizer gives. It is left exactly

@@ -33,30 +33,30 @@ class Attribution:
     Where layers are of different kinds (an encoder and a decoder), entries beyond the tokens of a layer are zero: see `of_kind`.
     """
 
-    scores: Float[Tensor, "L H N K"]
-    attention: Float[Tensor, "L H N K"]
-    tokens: tuple[str, ...]
-    text: Text
-    target: int | tuple[int, ...] | None  # the output that F is made of: a class, a token, two tokens; None: a function of them
-    label: str  # its name (not the gold label)
-    probabilities: Float[Tensor, " C"] | None  # the model's own map of all classes; None where it has none
-    difference: Float[Tensor, " _L"]  # F(A) - F(0), layer by layer
-    completeness: Float[Tensor, " _L"]  # |sum of scores - difference|, in units of F
-    error: Float[Tensor, " _L"]  # estimated relative error of the layer's scores, Frobenius norm
-    evaluations: Int[Tensor, " _L"]  # gradients computed
-    method: str
-    tolerance: float
-    quantity: str = "probability"  # what F is
-    value: float | None = None  # F of the whole model; None: the probability of the target
-    causes: tuple[str, ...] = ()  # why the path says little of this decision, where it can be told
-    layers: tuple[int, ...] = ()  # of each layer, its number in its stack; none: from 0 up
-    kinds: tuple[str, ...] = ()  # of each layer: "encoder", "decoder" or "cross"; none: all of one kind
-    decoder_tokens: tuple[str, ...] = ()  # of an encoder-decoder: the queries of layers of kind "decoder" and "cross"
-    heads: tuple[int, ...] = ()  # the heads whose scores were kept; none: all
-    words: tuple[str, ...] = ()  # of the text, and its special tokens
-    word_of: tuple[int, ...] = ()  # of each token, the number of its word
-    offsets: tuple[tuple[int, int] | None, ...] = ()  # of each token, where it stands in its part of the text
-    rounding: float = 0.0  # the part of each error that the model's precision makes, whatever the rule
+    scores: Float[Tensor, "L H N K"]  #: Attr_h(A), connection by connection
+    attention: Float[Tensor, "L H N K"]  #: A, for the same connections
+    tokens: tuple[str, ...]  #: those that are read, and, but for a decoder's, those that read
+    text: Text  #: a string, or a pair of them
+    target: int | tuple[int, ...] | None  #: the output that F is made of (a class, a token, two tokens), or None (a function of them)
+    label: str  #: its name (not the gold label)
+    probabilities: Float[Tensor, " C"] | None  #: the model's own map of all classes; None where it has none
+    difference: Float[Tensor, " _L"]  #: F(A) - F(0), layer by layer
+    completeness: Float[Tensor, " _L"]  #: how far the sum of scores is from the difference, in units of F
+    error: Float[Tensor, " _L"]  #: estimated relative error of the layer's scores, Frobenius norm
+    evaluations: Int[Tensor, " _L"]  #: gradients computed
+    method: str  #: the rule of the integral
+    tolerance: float  #: the relative error that each layer's scores may have
+    quantity: str = "probability"  #: what F is
+    value: float | None = None  #: F of the whole model; if None, the probability of the target
+    causes: tuple[str, ...] = ()  #: why the path says little of this decision, where it can be told
+    layers: tuple[int, ...] = ()  #: of each layer, its number in its stack; if none, from 0 up
+    kinds: tuple[str, ...] = ()  #: "encoder", "decoder" or "cross" for each layer; if none, all are of one kind
+    decoder_tokens: tuple[str, ...] = ()  #: the queries of the decoder and cross layers of an encoder-decoder
+    heads: tuple[int, ...] = ()  #: the heads whose scores were kept; if none, all
+    words: tuple[str, ...] = ()  #: of the text, and its special tokens
+    word_of: tuple[int, ...] = ()  #: of each token, the number of its word
+    offsets: tuple[tuple[int, int] | None, ...] = ()  #: of each token, where it stands in its part of the text
+    rounding: float = 0.0  #: the part of each error that the model's precision makes, whatever the rule
 
     @property
     def certified(self) -> bool:
@@ -65,7 +65,7 @@ class Attribution:
 
     @property
     def amount(self) -> str:
-        """F in words: of a class ``"p = 0.983"``."""
+        """F in words, of a class ``"p = 0.983"``."""
         value = self.value if self.value is not None or self.probabilities is None else float(self.probabilities[self.target])
         return f"{'p' if self.quantity == 'probability' else self.quantity} = {value:.3f}"
 

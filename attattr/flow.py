@@ -157,7 +157,7 @@ def flow_bound(attention: Tensor) -> Float[Tensor, " N"]:
 
 
 def source_bound(attention: Tensor) -> Float[Tensor, "L N N"]:
-    """What no flow from token u after layer l to input token v can exceed, since it has to leave u: Ã⁰_uv + Σ_m (1 - Ã^m_uu), m = 1 ... l.
+    """What no flow from token u after layer l to input token v can exceed, since it has to leave u: Ã⁰_uv + Σ (1 - Ã^k_uu), k = 1 ... l.
 
     It is the capacity of the cut between u's own nodes, from level l + 1 down to level 1, with all input tokens but v, and the rest:
     what is to reach v leaves u's nodes sideways in one of the layers above layer 0, or goes to v in layer 0. Where all flows from a

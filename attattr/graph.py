@@ -164,14 +164,14 @@ def graph_connections(graph: nx.DiGraph, layers: int, tokens: int) -> Bool[Tenso
 class ReceptiveField:
     """Distances, in tokens, of the connections that attribution graphs keep in each layer of some texts (Hao et al., §5.1, Fig. 4)."""
 
-    distances: tuple[Int[Tensor, " _E"], ...]  # one tensor for each layer, from the first
-    mean: Float[Tensor, " L"]  # not a number for a layer that keeps nothing
+    distances: tuple[Int[Tensor, " _E"], ...]  #: one tensor for each layer, from the first
+    mean: Float[Tensor, " L"]  #: not a number for a layer that keeps nothing
 
 
 def receptive_field(
     atts: Attribution | Sequence[Attribution], tau: float | Sequence[float] = TAU, terminal: int | None = None
 ) -> ReceptiveField:
-    """|i - j| of every edge ((l + 1, i), (l, j)) of the attribution graphs, layer by layer; a token's look at itself is left out.
+    """``|i - j|`` of every edge ((l + 1, i), (l, j)) of the attribution graphs, layer by layer; a token's look at itself is left out.
 
     In the last layer of a classifier that reads [CLS], only the row of [CLS] has any effect: there the distances are places.
 

@@ -50,9 +50,9 @@ def head_importance(
     Args:
         model, tokenizer: as for `attattr.attribute`.
         rows: a table with gold labels: a Dataset, a DataFrame, a list of dictionaries.
-        method: ``"attribution"``: E_x[max Attr_h(A)] for the gold label (Eq. 5). ``"taylor"``: E_x|Σ_ij A_ij ∂loss/∂A_ij|
-            (Eq. 6; equal to |Σ_i c_i · ∂loss/∂c_i|, so that one backward pass gives all heads). ``"taylor-logits"``:
-            what the authors' code computes instead, E_x Σ_i |c_i · ∂S/∂c_i| with S the sum of all logits, which knows
+        method: ``"attribution"``: E_x[max Attr_h(A)] for the gold label (Eq. 5). ``"taylor"``: ``E_x|Σ_ij A_ij ∂loss/∂A_ij|``
+            (Eq. 6; equal to ``|Σ_i c_i · ∂loss/∂c_i|``, so that one backward pass gives all heads). ``"taylor-logits"``:
+            what the authors' code computes instead, ``E_x Σ_i |c_i · ∂S/∂c_i|`` with S the sum of all logits, which knows
             nothing of the classes. ``"accuracy"``: the share of examples right with all heads minus that without this one.
             ``"attention"``: E_x[max A_h].
         steps: nodes of the integral for ``"attribution"``, or ``"auto"``: as many as a relative error of 1e-2 takes.
@@ -171,10 +171,10 @@ def prune_heads(model: Model, keep: Bool[Tensor, "L H"] | Bool[Tensor, "B L H"])
 class PruningCurve:
     """Accuracy as heads are pruned."""
 
-    rates: tuple[float, ...]  # share of the heads that was pruned
-    pruned: tuple[int, ...]  # number of heads
-    accuracy: Float[Tensor, " _R"]
-    error: Float[Tensor, " _R"]  # its standard error over the texts
+    rates: tuple[float, ...]  #: share of the heads that was pruned
+    pruned: tuple[int, ...]  #: number of heads
+    accuracy: Float[Tensor, " _R"]  #: at each rate
+    error: Float[Tensor, " _R"]  #: its standard error over the texts
 
 
 def least_important(importance: Float[Tensor, "L H"], count: int) -> Bool[Tensor, "L H"]:
@@ -204,7 +204,7 @@ def pruning_curve(
 ) -> PruningCurve:
     """Accuracy on ``rows`` when the least important heads of the whole model are pruned, at every rate (§5.2, Fig. 5).
 
-    At rate r, int(r · L · H) heads go, as in the authors' code. Importance belongs on other rows than these: heads that
+    At each rate, int(rate · L · H) heads go, as in the authors' code. Importance belongs on other rows than these: heads that
     were chosen on the rows they are judged by look better than they are.
 
     Raises:

@@ -32,9 +32,9 @@ class Rule:
     def error(self, norms: Float[Tensor, _W * B]) -> Float[Tensor, "*B"]:
         """An estimate of the rule's error from the norms of what ``weights[1:]`` make of the integrand.
 
-        Clenshaw-Curtis integrates the sum of Chebyshev polynomials a₀T₀ + ... + a_n T_n that the integrand is at its n + 1 nodes. It errs
-        first by what it takes for another polynomial: T_{n+2} for T_{n-2}, at n = 4 by 1/3 of a_{n+2}. The coefficients fall; we say
-        that a_{n+2} is not above 2/5 of a_n, or 1/5 of a_{n-1}, and take the larger: two rows. Measured: chapter 3.
+        Clenshaw-Curtis integrates the sum of Chebyshev polynomials b₀T₀ + ... that the integrand is at its M nodes, up to T_{M-1}. It errs
+        first by what it takes for another polynomial: T_{M+1} for T_{M-3}, of 5 nodes by 1/3 of b_{M+1}. The coefficients fall; we say
+        that b_{M+1} is not above 2/5 of b_{M-1}, or 1/5 of b_{M-2}, and take the larger: two rows. Measured: chapter 3.
 
         A Riemann sum is compared with the trapezoids on its nodes, a rule of higher order: its error is about the distance
         (we say twice that, for the ends of the path, where the trapezoids guess).

@@ -154,7 +154,7 @@ class Words:
 def input_gradient(model: Model, tokenizer: Tokenizer, text: Text, target: Any = "predicted") -> Float[Tensor, " N"]:
     """‖∂F/∂x_i‖₂: how strongly the probability reacts to a small change of word embedding x_i.
 
-    Abnar & Zuidema's code takes |Σ_d ∂F/∂x_id| instead. Where layer norms are all that reads the embeddings (BERT, RoBERTa,
+    Abnar & Zuidema's code takes ``|Σ_d ∂F/∂x_id|`` instead. Where layer norms are all that reads the embeddings (BERT, RoBERTa,
     DistilBERT, ALBERT, GPT-2), adding one number to all of x_i changes nothing, so that sum is 0 but for rounding.
 
     Args:
@@ -294,20 +294,20 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 class MaskingCurves:
     """F as the most relevant tokens of one text are masked, or all but them: a deletion and an insertion curve."""
 
-    shares: Float[Tensor, " S"]  # of the ordinary tokens
-    without: Float[Tensor, " S"]  # F with the share that is most relevant masked (deletion)
-    only: Float[Tensor, " S"]  # F with the others masked (insertion)
-    whole: float  # F of the text as it is
-    target: int | tuple[int, ...]  # the class, or the tokens, explained
+    shares: Float[Tensor, " S"]  #: of the ordinary tokens
+    without: Float[Tensor, " S"]  #: F with the share that is most relevant masked (deletion)
+    only: Float[Tensor, " S"]  #: F with the others masked (insertion)
+    whole: float  #: F of the text as it is
+    target: int | tuple[int, ...]  #: the class, or the tokens, explained
 
     @property
     def comprehensiveness(self) -> float:
-        """Mean over shares of F(text) - F(without): large where the relevant tokens were needed."""
+        """Mean over shares of F(text) - F(without), large where the relevant tokens were needed."""
         return float((self.whole - self.without).mean())
 
     @property
     def sufficiency(self) -> float:
-        """Mean over shares of F(text) - F(only): small where the relevant tokens were enough."""
+        """Mean over shares of F(text) - F(only), small where the relevant tokens were enough."""
         return float((self.whole - self.only).mean())
 
 

@@ -41,11 +41,11 @@ class Trigger:
     Raises ``ValueError`` if it has no token, a position outside 0 to 1, or not one position and segment for each token.
     """
 
-    tokens: tuple[str, ...]  # as the tokenizer writes them; "##fies" goes on from the token before
-    positions: tuple[float, ...]  # k / n for the k-th of the n tokens of its segment: the last is at 1
-    segments: tuple[int, ...]  # 0 for the first sentence, 1 for the second
-    score: float
-    label: str  # the class predicted where it was mined, and so the one that it should bring about
+    tokens: tuple[str, ...]  #: as the tokenizer writes them; "##fies" goes on from the token before
+    positions: tuple[float, ...]  #: of each, its number in its segment, from 1, over the length of the segment, so the last is at 1
+    segments: tuple[int, ...]  #: 0 for the first sentence, 1 for the second
+    score: float  #: of its largest connection
+    label: str  #: the class predicted where it was mined, and so the one that it should bring about
 
     def __post_init__(self) -> None:
         if not self.tokens or not len(self.tokens) == len(self.positions) == len(self.segments):
@@ -58,13 +58,13 @@ class Trigger:
 class Attack:
     """What a trigger does to labelled rows, class by class. Classes without rows (or none right at first) are left out."""
 
-    before: dict[str, float]  # accuracy
-    after: dict[str, float]  # accuracy with the trigger inserted, over the same rows (the paper's Table 2)
-    flip_rate: dict[str, float]  # share of the rows first right that are wrong with the trigger
-    after_interval: dict[str, tuple[float, float]]  # Wilson's, 95 %
-    flip_interval: dict[str, tuple[float, float]]
-    rows: dict[str, int]
-    truncated: int  # rows whose text had to be shortened for the trigger to fit
+    before: dict[str, float]  #: accuracy
+    after: dict[str, float]  #: accuracy with the trigger inserted, over the same rows (the paper's Table 2)
+    flip_rate: dict[str, float]  #: share of the rows first right that are wrong with the trigger
+    after_interval: dict[str, tuple[float, float]]  #: Wilson's, 95 %
+    flip_interval: dict[str, tuple[float, float]]  #: Wilson's, 95 %
+    rows: dict[str, int]  #: how many there were
+    truncated: int  #: rows whose text had to be shortened for the trigger to fit
 
 
 def mine_triggers(
