@@ -39,7 +39,7 @@ outputs: .venv/installed
 	$(BIN)/python book/_ext/notebooks.py store
 
 clean:
-	rm -rf _build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf _build .live .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

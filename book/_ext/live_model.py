@@ -37,7 +37,7 @@ TASKS = {  # and what stands in the form at first
     "sst2": ("The film is long, but never boring.",),
     "mnli": ("The last apple in the barrel went to the youngest, who ate it core and all.", "The youngest was not given the last apple."),
 }
-NODES = 4
+RULES = (6, 12, 24)  # nodes of the Gauss-Legendre sums that the page tries until the scores are complete: each in passes of the first
 MOST_TOKENS = 128
 CLASSES = 3  # of any task; one with fewer has some that are never chosen
 RANK = 32
@@ -137,20 +137,35 @@ def adapted(base: Weights) -> list[str]:
 
 
 def explain(
-    base: Weights, layers: int, heads: int, ids: Int[Tensor, "1 N"], types: Int[Tensor, "1 N"], task: Float[Tensor, " T"]
+    base: Weights,
+    layers: int,
+    heads: int,
+    ids: Int[Tensor, "1 N"],
+    types: Int[Tensor, "1 N"],
+    task: Float[Tensor, " T"],
+    nodes: Float[Tensor, " M"],
+    shares: Float[Tensor, " M"],
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, "L H N N"], Float[Tensor, "L H N N"], Float[Tensor, " L"]]:
-    """Probabilities, attention and scores of one text, and for each layer F(A) - F(0): what the live page asks for."""
+    """Probabilities, attention and scores of one text, and for each layer F(A) - F(0): what the live page asks for.
+
+    The scores are those of some nodes of a rule, weighted by ``shares``: those of a longer rule are the sum of several such passes.
+    """
     weights = merged(base, task)
     clean = clean_pass(weights, layers, heads, ids, types)
     chosen = clean.probabilities.argmax(-1)
-    gauss = rule("gauss-legendre", NODES)
-    values, leaves = branches(weights, heads, clean, gauss.nodes.float())
+    values, leaves = branches(weights, heads, clean, nodes)
     gradients = torch.autograd.grad(values.index_select(1, chosen).sum(), leaves)
-    means = torch.stack([torch.tensordot(gauss.weights[0].float(), gradient, 1) for gradient in gradients])
+    means = torch.stack([torch.tensordot(shares, gradient, 1) for gradient in gradients])
     attention = torch.cat(clean.attention)
     without, _ = branches(weights, heads, clean, torch.zeros(1))
     difference = (clean.probabilities - without).index_select(1, chosen)[:, 0]
     return clean.probabilities[0], attention, attention * (means @ torch.cat(clean.values).transpose(-1, -2)), difference
+
+
+def gauss(count: int) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """The nodes of a Gauss-Legendre sum, and their weights."""
+    found = rule("gauss-legendre", count)
+    return found.nodes.float(), found.weights[0].float()
 
 
 def weights_of_base() -> tuple[Weights, int, int]:
@@ -181,14 +196,14 @@ def export(path: Path, base: Weights, layers: int, heads: int, task: Float[Tenso
     from torch.fx.experimental.proxy_tensor import make_fx
 
     ids = torch.arange(1000, 1011)[None]
-    inputs = (ids, torch.zeros_like(ids), task)
+    inputs = (ids, torch.zeros_like(ids), task, *gauss(RULES[0]))
 
-    def function(ids: Tensor, types: Tensor, task: Tensor) -> tuple[Tensor, ...]:
-        return explain(base, layers, heads, ids, types, task)
+    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return explain(base, layers, heads, *inputs)
 
     graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     length = torch.export.Dim("N", min=2, max=512)
-    shapes: Any = ({1: length}, {1: length}, None)
+    shapes: Any = ({1: length}, {1: length}, None, None, None)
     with torch.no_grad():
         exported = torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
         program: Any = torch.onnx.export(
@@ -196,7 +211,7 @@ def export(path: Path, base: Weights, layers: int, heads: int, task: Float[Tenso
             dynamo=True,
             optimize=False,  # the browser's engine does it
             verbose=False,
-            input_names=["ids", "types", "task"],
+            input_names=["ids", "types", "task", "nodes", "shares"],
             output_names=["probabilities", "attention", "scores", "difference"],
         )
     model = program.model_proto
@@ -208,7 +223,7 @@ def export(path: Path, base: Weights, layers: int, heads: int, task: Float[Tenso
 def examples() -> list[dict[str, Any]]:
     """Our own sentences of SST-2 with their strongest connections: what the page shows where nothing can be computed."""
     model, tokenizer = attattr.load("sst2")
-    found = attattr.attribute(model, tokenizer, list(attattr.examples("sst2")["sentence"]), steps=NODES)
+    found = attattr.attribute(model, tokenizer, list(attattr.examples("sst2")["sentence"]), steps=RULES[0])
     return [
         {
             "text": att.text,
@@ -273,6 +288,7 @@ def told() -> dict[str, Any]:
         "folder": f"live/{folder.name}",
         "size": sum((folder / f"{name}.js").stat().st_size for name in loaded),
         "most": MOST_TOKENS,
+        "rules": [[part.tolist() for part in gauss(count)] for count in RULES],
         "tasks": {
             task: {"labels": ALL_TASKS[task].labels, "columns": ALL_TASKS[task].columns, "example": example}
             for task, example in TASKS.items()
@@ -281,10 +297,11 @@ def told() -> dict[str, Any]:
 
 
 def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Load the script on pages that have the form, and on no other."""
+    """Load the scripts on pages that have the form, and on no other."""
     if doctree and any("attattr-live" in node.astext() for node in doctree.findall(nodes.raw)):
         app.add_js_file(None, body=f"var attattrLive = {json.dumps(told())};")
         app.add_js_file("live.js", loading_method="defer")
+        app.add_js_file("live-form.js", loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -33,7 +33,9 @@ globalThis.attattr = (() => {
     const tokens = ["[CLS]"];
     const types = [0];
     parts.forEach((part, number) => {
-      const pieces = part.split(SPECIAL).flatMap((piece, n) => (n % 2 ? [piece] : wordsOf(piece).flatMap((word) => piecesOf(word, vocabulary))));
+      const pieces = part.split(SPECIAL).flatMap((text, n) => {
+        return n % 2 ? [text] : wordsOf(text).flatMap((word) => piecesOf(word, vocabulary));
+      });
       tokens.push(...pieces, "[SEP]");
       types.push(...Array(pieces.length + 1).fill(number));
     });
@@ -47,7 +49,7 @@ globalThis.attattr = (() => {
 
   function take(name, text) {
     const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i); // x-user-defined: the low eight bits are the byte
+    for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at); // x-user-defined: the low eight bits are the byte
     taken.set(name, bytes);
   }
 
@@ -76,7 +78,9 @@ globalThis.attattr = (() => {
       const onerror = () => reject(new Error(`${name}.js cannot be loaded`));
       document.head.append(Object.assign(document.createElement("script"), { src, charset: "x-user-defined", onload: resolve, onerror }));
     });
-    return taken.get(name);
+    const bytes = taken.get(name);
+    taken.delete(name);
+    return bytes;
   }
 
   const files = new Map(); // promises: what is asked for twice comes once, and again only after a failure
@@ -97,8 +101,9 @@ globalThis.attattr = (() => {
           return postMessage({});
         }
         const row = (numbers) => new ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), [1, numbers.length]);
-        const task = new ort.Tensor("float16", data.task, [data.task.length]);
-        const found = await session.run({ ids: row(data.ids), types: row(data.types), task });
+        const list = (kind, numbers) => new ort.Tensor(kind, numbers, [numbers.length]);
+        const [nodes, shares] = [data.nodes, data.shares].map((numbers) => list("float32", Float32Array.from(numbers)));
+        const found = await session.run({ ids: row(data.ids), types: row(data.types), task: list("float16", data.task), nodes, shares });
         postMessage(Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data.slice()])));
       } catch (error) {
         postMessage({ error: String(error) });
@@ -106,15 +111,17 @@ globalThis.attattr = (() => {
     };
   }
 
-  // One question after the other; a worker that fell (memory) is told of by its error.
+  // One question after the other. A worker that fell (memory) is not asked again: the next text starts another one.
   let before = Promise.resolve();
   function ask(worker, question, transfer = []) {
     const answer = before.then(() => new Promise((resolve, reject) => {
+      if (worker.fell) reject(worker.fell);
       worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
       worker.onerror = (event) => reject(new Error(event.message || "the worker stopped"));
       worker.postMessage(question, transfer);
     }));
-    before = answer.catch(() => { // what fell once (memory) is not asked again: the next question starts anew
+    before = answer.catch((error) => {
+      worker.fell ??= error;
       worker.terminate();
       files.delete("engine");
     });
@@ -124,10 +131,22 @@ globalThis.attattr = (() => {
   async function engine(told) {
     if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
     const [ort, wasm, model, vocabulary] = await Promise.all(["ort", "wasm", "model", "vocabulary"].map((name) => file(name, told)));
-    taken.clear();
     const worker = new Worker(URL.createObjectURL(new Blob([`(${inWorker})()`], { type: "text/javascript" })));
     await ask(worker, { ort, wasm, model }, [ort.buffer, wasm.buffer, model.buffer]);
     return { worker, vocabulary: vocabularyOf(new TextDecoder().decode(vocabulary)) };
+  }
+
+  // The scores by one rule, in passes of so many nodes, and of each layer the gap between their sum and F(A) - F(0).
+  async function integrate(worker, question, [nodes, shares], together) {
+    let found;
+    for (let at = 0; at < nodes.length; at += together) {
+      const part = await ask(worker, { ...question, nodes: nodes.slice(at, at + together), shares: shares.slice(at, at + together) });
+      found?.scores.forEach((score, n) => { part.scores[n] += score; });
+      found = part;
+    }
+    const size = found.scores.length / found.difference.length;
+    const sum = (layer) => found.scores.subarray(layer * size, (layer + 1) * size).reduce((total, score) => total + score, 0);
+    return { ...found, nodes: nodes.length, completeness: Array.from(found.difference, (lost, layer) => Math.abs(sum(layer) - lost)) };
   }
 
   // The decision about a text (of MNLI: [premise, hypothesis]), and its attribution; layers, heads and tokens count from 0, as in Python.
@@ -135,26 +154,33 @@ globalThis.attattr = (() => {
     if (!Object.hasOwn(live.tasks, task)) throw new Error(`task ${task}: expected one of ${Object.keys(live.tasks).join(", ")}`);
     const parts = [text].flat();
     const { labels, columns } = live.tasks[task];
+    const pair = columns.length > 1;
     if (parts.length !== columns.length || !parts.every((part) => typeof part === "string")) {
-      throw new Error(`${JSON.stringify(text)}: expected ${columns.length === 1 ? "a string" : `an array of two strings, ${columns.join(" and ")}`}`);
+      throw new Error(`${JSON.stringify(text)}: expected ${pair ? "an array of two strings" : "a string"}`);
     }
-    if (!parts.every((part) => part.trim())) throw new RangeError(`There is nothing to read: write a sentence${columns.length > 1 ? " in each field" : ""}.`);
+    if (!parts.every((part) => part.trim())) {
+      throw new RangeError(`There is nothing to read: write a sentence${pair ? " in each field" : ""}.`);
+    }
     const { worker, vocabulary } = await once("engine", () => engine(told));
     const numbers = await once(task, () => file(task, told));
     const { tokens, ids, types } = tokenize(parts, vocabulary);
-    if (tokens.length > live.most) throw new RangeError(`This text has ${tokens.length} tokens. At most ${live.most} fit here: make it shorter.`);
+    if (tokens.length > live.most) {
+      throw new RangeError(`This text has ${tokens.length} tokens. At most ${live.most} fit here: make it shorter.`);
+    }
     const started = performance.now();
-    const found = await ask(worker, { ids, types, task: new Uint16Array(numbers.buffer) });
-    const layers = found.difference.length;
+    const question = { ids, types, task: new Uint16Array(numbers.buffer) };
+    let found;
+    for (const rule of live.rules) {
+      found = await integrate(worker, question, rule, live.rules[0][0].length);
+      if (found.completeness.every((gap, layer) => gap <= 0.01 * Math.max(Math.abs(found.difference[layer]), 0.01))) break;
+    }
+    const { completeness, scores } = found;
+    const layers = completeness.length;
     const [probability, label] = labels.map((name, n) => [found.probabilities[n], name]).sort((one, other) => other[0] - one[0])[0];
-    const size = found.scores.length / layers;
-    const completeness = Array.from(found.difference, (lost, layer) => {
-      return Math.abs(found.scores.subarray(layer * size, (layer + 1) * size).reduce((sum, score) => sum + score, 0) - lost);
-    });
-    const result = { label, probability, tokens, strongest: strongest(found.scores, layers, tokens.length), completeness };
-    const rest = { ...found, task, labels, layers, heads: size / tokens.length ** 2, seconds: (performance.now() - started) / 1000 };
-    for (const [name, value] of Object.entries(rest)) Object.defineProperty(result, name, { value }); // there, and not in JSON
-    return result;
+    const result = { label, probability, tokens, strongest: strongest(scores, layers, tokens.length), completeness };
+    const rest = { ...found, layers, heads: scores.length / layers / tokens.length ** 2, seconds: (performance.now() - started) / 1000 };
+    const hidden = Object.entries(rest).filter(([name]) => !(name in result)); // for the form: not in JSON
+    return Object.defineProperties(result, Object.fromEntries(hidden.map(([name, value]) => [name, { value }])));
   }
 
   function strongest(scores, layers, size, count = 20) {
@@ -209,188 +235,4 @@ globalThis.attattr = (() => {
   }
 
   return { attribute, graph, take, tokenize, vocabularyOf, live, file };
-})();
-
-// The form, and what it shows.
-(() => {
-  const { attribute, graph, file, live } = attattr;
-  const words = { columns: { sentence: "Sentence", sentence1: "Premise", sentence2: "Hypothesis" }, tasks: { sst2: "praise or blame (SST-2)", mnli: "a pair of sentences (MNLI)" } };
-
-  function fill(node, attributes, children) {
-    for (const [name, value] of Object.entries(attributes)) typeof value === "function" ? node.addEventListener(name, value) : node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  }
-  const html = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
-  const svg = (name, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
-  const titled = (text, name, attributes) => svg(name, attributes, svg("title", {}, text));
-  const label = (text, control) => html("label", {}, `${text} `, control);
-  const letter = 7.4; // pixels, about
-
-  const inWords = ({ tokens }, { layer, head, query, key, score }) =>
-    `layer ${layer}${head === undefined ? "" : `, head ${head}`}: “${tokens[query]}” reads “${tokens[key]}”, ${score.toFixed(4)}`;
-
-  function table(result, rows) {
-    const heading = ["layer", "head", "who reads", "what is read", "score"].map((name) => html("th", { scope: "col" }, name));
-    const lines = rows.map(({ layer, head, query, key, score }) =>
-      html("tr", {}, ...[layer, head, result.tokens[query], result.tokens[key], score.toFixed(4)].map((cell) => html("td", {}, `${cell}`))));
-    const caption = html("caption", {}, "The strongest connections: what each gives to the probability of the decision. Layers and heads count from 0.");
-    return html("div", { class: "numbers" }, html("table", { class: "numbers" }, caption, html("thead", {}, html("tr", {}, ...heading)), html("tbody", {}, ...lines)));
-  }
-
-  // Levels from left to right, tokens from top to bottom; each line a connection that the graph admits, dashed grey: the token itself.
-  function drawnGraph(result, tau, width) {
-    const { tokens, layers } = result;
-    const edges = graph(result, tau);
-    const room = letter * Math.max(...tokens.map((token) => token.length)) + 12;
-    const x = (level) => room + ((width - room - 14) * level) / layers;
-    const y = (token) => 40 + 22 * token;
-    const admitted = edges.filter((edge) => edge.score > 0);
-    const lines = [...edges].reverse().map((edge) => {
-      const [from, to, turn] = [x(edge.layer), x(edge.layer + 1), (x(1) - x(0)) / 2];
-      const d = `M${from} ${y(edge.key)}C${from + turn} ${y(edge.key)} ${to - turn} ${y(edge.query)} ${to} ${y(edge.query)}`;
-      if (!edge.score) return svg("path", { d, class: "live-same" });
-      return titled(inWords(result, { ...edge, head: undefined }) + `, most of it in head ${edge.head}`, "path", { d, class: "live-up", "stroke-width": 1 + 6 * edge.share });
-    });
-    const names = tokens.map((token, n) => svg("text", { x: room - 8, y: y(n) + 4, "text-anchor": "end" }, token));
-    const levels = Array.from({ length: layers }, (_, layer) => svg("text", { x: (x(layer) + x(layer + 1)) / 2, y: 14, "text-anchor": "middle" }, `${layer}`));
-    const end = svg("circle", { cx: x(layers), cy: y(0), r: 6, class: "live-end" });
-    const alt = `Attribution graph, τ = ${tau}: ${admitted.length} connections lead to the decision at [CLS]. They stand in words below.`;
-    const height = y(tokens.length);
-    const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": alt }, ...levels, ...lines, ...names, end);
-    return [drawing, admitted];
-  }
-
-  // One head: who reads (rows) what (columns); a cross marks a score below 0, so that colour does not say it alone.
-  function drawnHead(result, layer, head, kind, width) {
-    const { tokens, heads } = result;
-    const size = tokens.length;
-    const values = result[kind].subarray((layer * heads + head) * size * size, (layer * heads + head + 1) * size * size);
-    const most = kind === "attention" ? 1 : result.scores.reduce((sum, score) => Math.max(sum, Math.abs(score)), 0) || 1;
-    const room = letter * Math.max(...tokens.map((token) => token.length)) + 12;
-    const cell = Math.min(26, (width - room) / size);
-    const parts = tokens.flatMap((token, n) => {
-      const [across, down] = [room + cell * (n + 0.5) + 4, room + cell * (n + 0.5) + 4];
-      return [svg("text", { x: room - 6, y: down, "text-anchor": "end" }, token), svg("text", { transform: `translate(${across} ${room - 6}) rotate(-90)` }, token)];
-    });
-    values.forEach((value, at) => {
-      const share = Math.abs(value) / most;
-      if (share < 0.01) return;
-      const [x, y] = [room + cell * (at % size), room + cell * Math.floor(at / size)];
-      const told = inWords(result, { layer, head, query: Math.floor(at / size), key: at % size, score: value });
-      parts.push(titled(told, "rect", { x, y, width: cell - 1, height: cell - 1, "fill-opacity": Math.sqrt(share), class: value < 0 ? "live-less" : "live-more" }));
-      if (value < 0 && share > 0.05) parts.push(svg("path", { d: `M${x} ${y}l${cell - 1} ${cell - 1}m0 ${1 - cell}l${1 - cell} ${cell - 1}`, class: "live-cross" }));
-    });
-    const alt = `${kind === "attention" ? "Attention" : "Scores"} of layer ${layer}, head ${head}: rows read, columns are read.`;
-    const side = room + cell * size;
-    return svg("svg", { viewBox: `0 0 ${side} ${side}`, width: side, height: side, role: "img", "aria-label": alt }, ...parts);
-  }
-
-  const slider = (most, value, input) => html("input", { type: "range", min: 0, max: most, value, input });
-  const options = (names, change, chosen = 0) => html("select", { change }, ...names.map((name, n) => html("option", { value: n, ...(n === chosen && { selected: "" }) }, name)));
-
-  function figures(result, place) {
-    const width = Math.max(300, Math.min(760, place.clientWidth));
-    const picture = html("div", { class: "live-picture" });
-    const list = html("ol");
-    const value = html("output");
-    const tau = slider(19, 8, () => draw());
-    function draw() {
-      value.textContent = (tau.value / 20).toFixed(2);
-      tau.setAttribute("aria-valuetext", value.textContent);
-      const [drawing, admitted] = drawnGraph(result, tau.value / 20, width);
-      picture.replaceChildren(drawing);
-      list.replaceChildren(...admitted.map((edge) => html("li", {}, inWords(result, { ...edge, head: undefined }))));
-    }
-    draw();
-    const first = result.strongest[0];
-    const head = html("div", { class: "live-picture" });
-    const show = () => head.replaceChildren(drawnHead(result, +layers.value, +heads.value, ["scores", "attention"][kinds.value], width));
-    const upTo = (count) => Array.from({ length: count }, (_, n) => `${n}`);
-    const [layers, heads] = [options(upTo(result.layers), show, first.layer), options(upTo(result.heads), show, first.head)];
-    const kinds = options(["scores", "attention"], show);
-    show();
-    const bar = html("p", {}, html("b", {}, "The flow of the decision. "), "Tokens from top to bottom, layers from left to right. A line joins a token (left) to the one that reads it (right). ",
-      "The width tells the score. A dashed line is the token itself, handed on. The decision is read at the disc.");
-    const note = html("p", {}, html("b", {}, "One head. "), "Rows read, columns are read. The darker a cell, the larger the number. A cross marks a score below 0: the connection speaks against the decision.");
-    return [bar, html("div", { class: "live-controls" }, label("Threshold τ", tau), value), picture, html("details", {}, html("summary", {}, "In words"), list),
-      note, html("div", { class: "live-controls" }, label("Layer", layers), label("Head", heads), label("Show", kinds)), head];
-  }
-
-  function notes(texts, result) {
-    const unknown = result.tokens.filter((token) => token === "[UNK]").length;
-    return [
-      ...(texts.some((text) => /\p{L}/u.test(text)) ? [] : ["There is no letter in this text. The model decides all the same: it must choose a class."]),
-      ...(unknown ? [`The model has no token for ${unknown} of the words or signs (an emoji, for one). It reads [UNK] in their place.`] : []),
-    ].map((note) => html("p", {}, note));
-  }
-
-  function certificate({ completeness, difference }) {
-    const worst = Math.max(...completeness);
-    const holds = completeness.every((gap, layer) => gap <= 0.01 * Math.max(Math.abs(difference[layer]), 0.01));
-    const end = holds ? "So the scores are complete, to 1 %." : `That is more than 1 % in ${completeness.length > 1 ? "a layer" : "the layer"}: take the scores as a sketch.`;
-    return html("p", {}, html("b", {}, "Check. "), `The scores of a layer must add up to what the decision loses without the attention of that layer. Here the largest gap is ${worst.toPrecision(1)}. ${end}`);
-  }
-
-  const decision = ({ label, probability }) => html("p", { class: "live-decision" }, "The model decides: ", html("strong", {}, label), `, p = ${probability.toFixed(3)}`);
-
-  // The sentences that were computed when the book was built: for a browser that cannot, and to look around in.
-  function before() {
-    const result = html("div");
-    const search = html("input", { type: "search", input: () => list() });
-    const select = html("select", { size: 6, change: () => result.replaceChildren(decision(found[select.value]), table(found[select.value], found[select.value].strongest)) });
-    const fold = html("details", { class: "live-before", toggle: () => found.length || load() }, html("summary", {}, "Sentences computed before (nothing to load)"),
-      html("div", { class: "live-controls" }, label("Search", search), label("Sentence", select)), result);
-    let found = [];
-    const list = () => select.replaceChildren(...found.flatMap(({ text }, n) => (text.includes(search.value) ? [html("option", { value: n }, text)] : [])));
-    async function load() {
-      const connection = ([layer, head, query, key, score]) => ({ layer, head, query, key, score });
-      const rows = JSON.parse(new TextDecoder().decode(await file("examples")));
-      found = rows.map((row) => ({ ...row, strongest: row.strongest.map(connection) }));
-      list();
-    }
-    return fold;
-  }
-
-  function mount(place) {
-    const small = "small" in place.dataset;
-    const names = Object.keys(live.tasks);
-    let [task, texts, ready] = [names[0], [], false];
-    const fields = html("div");
-    const button = html("button", { type: "submit" });
-    const progress = html("progress", { max: live.size, hidden: "" });
-    const status = html("p", { role: "status" });
-    const result = html("div");
-    const fallback = before();
-    function ask() {
-      texts = live.tasks[task].columns.map((column, n) => html("textarea", { rows: 2, spellcheck: "false" }, live.tasks[task].example[n]));
-      fields.replaceChildren(...texts.map((text, n) => label(words.columns[live.tasks[task].columns[n]], text)));
-      button.textContent = ready ? "Decide" : `Load the model (${Math.round(live.size / 1e6)} MB, once) and decide`;
-    }
-    async function submit(event) {
-      event.preventDefault();
-      const given = texts.map((text) => text.value);
-      button.disabled = true;
-      progress.hidden = ready;
-      status.textContent = ready ? "Computing …" : "Loading, then computing …";
-      try {
-        const told = (bytes) => { progress.value = (progress.value || 0) + bytes; };
-        const found = await attribute(given, { task, told });
-        ready = true;
-        status.textContent = `Computed in this browser, in ${found.seconds.toFixed(1)} seconds.`;
-        result.replaceChildren(decision(found), ...notes(given, found), ...(small ? [] : [certificate(found), ...figures(found, place)]), table(found, found.strongest.slice(0, small ? 5 : 20)));
-      } catch (error) {
-        result.replaceChildren();
-        status.textContent = error instanceof RangeError ? error.message : `It could not be computed here (${error.message}). Below are sentences that were computed before.`;
-        fallback.open = !(error instanceof RangeError);
-      }
-      [button.disabled, progress.hidden] = [false, true];
-      if (ready) button.textContent = "Decide";
-    }
-    const menu = label("Task", options(names.map((name) => words.tasks[name]), (event) => { task = names[event.target.value]; result.replaceChildren(); ask(); }));
-    ask();
-    place.replaceChildren(html("form", { submit }, ...(small ? [] : [menu]), fields, button), progress, status, result, ...(small ? [] : [fallback]));
-  }
-
-  globalThis.document?.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".attattr-live").forEach(mount));
 })();
