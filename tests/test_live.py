@@ -210,8 +210,8 @@ def test_the_form_answers_and_says_what_it_cannot_read(page: Page) -> None:
     assert drawings[0].count("live-up") > drawings[1].count("live-up") > 0
     heads = place.locator(".live-picture").nth(1)
     before = heads.inner_html()
-    place.get_by_label("Head", exact=True).select_option("7")
-    place.get_by_label("Show").select_option("attention")
+    place.get_by_role("combobox", name="Head").select_option("7")
+    place.get_by_role("combobox", name="Show").select_option("attention")
     assert heads.inner_html() != before
     said = place.get_by_role("status")
     for text, words in (
@@ -224,7 +224,7 @@ def test_the_form_answers_and_says_what_it_cannot_read(page: Page) -> None:
         place.locator("button").click()
         page.wait_for_function("words => document.querySelector('.attattr-live').innerText.includes(words)", arg=words)
     assert "Computed" in said.inner_text()
-    place.get_by_label("Task").select_option(index=1)
+    place.get_by_role("combobox", name="Task").select_option(index=1)
     place.locator("button").click()
     place.locator(".live-decision").wait_for()
     assert "contradiction" in place.locator(".live-decision").inner_text()
