@@ -213,7 +213,7 @@ def test_the_form_answers_and_says_what_it_cannot_read(page: Page) -> None:
     place.get_by_role("combobox", name="Head").select_option("7")
     place.get_by_role("combobox", name="Show").select_option("attention")
     assert heads.inner_html() != before
-    said = place.get_by_role("status")
+    said = place.locator("[role=status]")
     for text, words in (
         ("  ", "nothing to read"),
         ("word " * 200, "This text has 202 tokens"),
