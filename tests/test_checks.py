@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from itertools import combinations, permutations
 
@@ -14,6 +15,7 @@ import torch
 from conftest import ROOT
 from scipy.stats import rankdata
 
+import attattr
 from attattr.book.checks import EXERCISES, check
 from attattr.heads import least_important
 
@@ -27,6 +29,10 @@ def swapped(context, donor):
 def swapped_in_place(context, donor):
     context[:, 0] = donor[:, 0]
     return context
+
+
+def head(X, w_query, w_key, w_value, axis=-1, size=3):
+    return (X @ w_query @ (X @ w_key).T / size**0.5).softmax(axis) @ (X @ w_value)
 
 
 def share_on(scores, tokens, token):
@@ -45,6 +51,15 @@ def cut_in_place(attention, scores, count):
     return attention
 
 
+def largest_of_each_layer(scores, count):
+    flat = scores.flatten(1)
+    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(count).indices, True).view_as(scores)
+
+
+def scores_of_layer(A, V, gradient, m, sums=None):
+    return A * torch.einsum("nhd,hkd->hnk", (sums or right_sums)(gradient, m), V)
+
+
 def right_sums(gradient, m):
     return sum(gradient(k / m) for k in range(1, m + 1)) / m
 
@@ -55,6 +70,25 @@ def left_sums(gradient, m):
 
 def trapezoid(gradient, m):
     return (sum(gradient(k / m) for k in range(1, m)) + (gradient(0.0) + gradient(1.0)) / 2) / m
+
+
+def algorithm_1(a, kept, tokens, upward=False, turned=True, within=True, ranked=True, leaves=False):
+    drawn = []
+    for layer in range(len(a)) if upward else reversed(range(len(a))):
+        admitted = np.argwhere(kept[layer]).tolist()
+        for i, j in sorted(admitted, key=lambda ij: -a[layer, ij[0], ij[1]]) if ranked else admitted:
+            joined = {(u, v) for at, u, v in drawn if within or at != layer}
+            if (i, j) not in joined and not (turned and (j, i) in joined):
+                drawn.append((layer, i, j))
+    for edge in sorted(drawn):
+        if tokens[edge[2]] == "[SEP]" and not leaves and not any(i == edge[2] and layer < edge[0] for layer, i, _ in drawn):
+            drawn.remove(edge)
+    return drawn
+
+
+def in_the_same_rows(edges, values):
+    rank = values.argsort(dim=-1, descending=True).argsort(dim=-1)
+    return rank < edges.sum(-1, keepdim=True)
 
 
 def crossing(graph, border, layer, words_only=True, kinds=("attention",)):
@@ -81,6 +115,16 @@ def admitted_distances(kept):
 
 def mean_distance(i, n):
     return (i * (i + 1) + (n - 1 - i) * (n - i)) / (2 * (n - 1))
+
+
+def by_taylor(contexts, gradients, size=torch.abs):
+    return torch.stack([size((c * g).sum((1, 3))) for c, g in zip(contexts, gradients, strict=True)]).mean(0)
+
+
+def pearson_with_interval(first, second, centred=True, lost=3, bend=math.atanh, back=math.tanh):
+    x, y = (one.double() - centred * one.double().mean() for one in (first, second))
+    r, half = float((x * y).sum() / (x.norm() * y.norm())), 1.96 / (x.numel() - lost) ** 0.5
+    return r, back(bend(r) - half), back(bend(r) + half)
 
 
 def keep_one(importance, count):
@@ -116,6 +160,13 @@ def measured_once(measure, keep, each, steps):
 def mean_r(samples, pairs):
     flat = samples.flatten(1).numpy()
     return np.mean([np.corrcoef(flat[a], flat[b])[0, 1] for a, b in pairs])
+
+
+def mine(scores, special, share=0.2):
+    heads = scores.masked_fill(special[:, None] & special, 0).flatten(2).flatten(0, 1)
+    values, flat = heads[heads.amax(1).argmax()].topk(2)
+    ends = {end for one in flat[values >= share * values[0]].tolist() for end in divmod(one, len(special))}
+    return sorted(end for end in ends if not special[end]), float(values[0])
 
 
 def put_in(words, new, positions):
@@ -175,6 +226,20 @@ def flip_rate(gold, before, after):
     return float((after[right] != gold[right]).double().mean())
 
 
+def backwards(tokens, segments):
+    left = {part: [t for t, s in zip(tokens, segments, strict=True) if s == part] for part in set(segments)}
+    return [left[part].pop() for part in segments]
+
+
+def backwards_in_place(tokens, segments):
+    tokens[:] = backwards(tokens, segments)
+    return tokens
+
+
+def heads_to_close(without, under, loss):
+    return int(under.masked_fill(without < without[0] - loss, -1).argmax())
+
+
 def flow_by_networkx(lower, upper):
     """Both layers as a graph, one pair at a time: another way than the book's."""
     n, graph = len(lower), nx.DiGraph()
@@ -191,6 +256,45 @@ def ranks(values):
     return below + (same + 1) / 2
 
 
+def mixed(attention):
+    return (attention.mean(1) + torch.eye(attention.shape[-1])) / 2
+
+
+def rollout(attention):
+    found = [mixed(attention)[0]]
+    for of_layer in mixed(attention)[1:]:
+        found.append(of_layer @ found[-1])
+    return torch.stack(found)
+
+
+def flow_from(mixed, layer, source):
+    graph, tokens = nx.DiGraph(), range(mixed.shape[-1])
+    for number, i, j in mixed.nonzero().tolist():
+        graph.add_edge((number + 1, i), (number, j), capacity=float(mixed[number, i, j]))
+    graph.add_nodes_from((0, word) for word in tokens)
+    return [nx.maximum_flow_value(graph, (layer + 1, source), (0, word)) for word in tokens]
+
+
+def minima(mixed, layer):
+    """The formula for two layers, again and again."""
+    found = mixed[0]
+    for upper in mixed[1 : layer + 1]:
+        found = torch.minimum(upper[:, :, None], found[None]).sum(1)
+    return found
+
+
+def leaving(mixed, layer, source):
+    return mixed[0, source] + (1 - mixed[1 : layer + 1, source, source]).sum()
+
+
+def masked_first(relevance, ordinary, share):
+    count = int(np.ceil(share * int(ordinary.sum()) - 1e-9))
+    order = relevance.masked_fill(~ordinary, float("-inf")).argsort(descending=True)
+    found = torch.zeros_like(ordinary)
+    found[order[:count]] = True
+    return found
+
+
 def rollout_with(attention, share):
     mixed = share * torch.eye(attention.shape[-1]) + (1 - share) * attention
     return torch.linalg.multi_dot([*mixed.flip(0)])
@@ -202,7 +306,17 @@ ANSWERS = {
         [lambda attention, value: (attention @ value).transpose(1, 2)],
         [lambda attention, value: attention @ value, lambda attention, value: (attention.mT @ value).transpose(1, 2)],
     ),
-    "1.2": ([swapped], [lambda context, donor: context, lambda context, donor: donor[:, :3], swapped_in_place]),
+    "1.2": (
+        [head],
+        [
+            lambda *given: head(*given, axis=0),  # the columns sum to 1
+            lambda *given: head(*given, size=6),  # D in the place of d
+            lambda *given: head(*given, size=1),
+            lambda X, w_query, w_key, w_value: head(X, w_key, w_query, w_value),
+            lambda *given: head(*given).T,
+        ],
+    ),
+    "1.3": ([swapped], [lambda context, donor: context, lambda context, donor: donor[:, :3], swapped_in_place]),
     "2.1": (
         [share_on],
         [
@@ -220,6 +334,15 @@ ANSWERS = {
             cut_in_place,
         ],
     ),
+    "2.3": (
+        [largest_of_each_layer, lambda scores, count: largest_of_each_layer(scores, count).int()],
+        [
+            lambda scores, count: largest_of_each_layer(scores.flatten()[None], 2 * count).view_as(scores),  # of all layers at once
+            lambda scores, count: largest_of_each_layer(scores.abs(), count),
+            lambda scores, count: ~largest_of_each_layer(scores, count),  # those that stay
+            lambda scores, count: largest_of_each_layer(scores.flatten(0, 1), count // 2).view_as(scores),  # of each head
+        ],
+    ),
     "3.1": (
         [right_sums],
         [
@@ -231,10 +354,20 @@ ANSWERS = {
         ],
     ),
     "3.2": (
+        [scores_of_layer],
+        [
+            lambda *given: scores_of_layer(*given, sums=left_sums),
+            lambda A, V, gradient, m: scores_of_layer(A, V, gradient, m) * m,  # not divided by m
+            lambda A, V, gradient, m: scores_of_layer(torch.ones_like(A), V, gradient, m),  # the gradient alone
+            lambda *given: scores_of_layer(*given).mT,  # read and reader changed
+            lambda *given: scores_of_layer(*given).sum(0),
+        ],
+    ),
+    "3.3": (
         [lambda att: (att.scores.sum((1, 2, 3)) - att.difference).abs()],
         [lambda att: att.scores.sum((1, 2, 3)) - att.difference, lambda att: (att.scores.sum() - att.difference.sum()).abs()],
     ),
-    "3.3": (
+    "3.4": (
         [trapezoid],
         [
             right_sums,
@@ -243,6 +376,19 @@ ANSWERS = {
         ],
     ),
     "4.1": (
+        [algorithm_1, lambda *given: set(algorithm_1(*given)), lambda *given: np.array(algorithm_1(*given)[::-1])],
+        [
+            lambda *given: algorithm_1(*given, upward=True),  # from the bottom
+            lambda *given: algorithm_1(*given, turned=False),  # reversed edges stay
+            lambda *given: algorithm_1(*given, within=False),  # in the same layer they stay, as in the text
+            lambda *given: algorithm_1(*given, ranked=False),  # in reading order
+            lambda *given: algorithm_1(*given, leaves=True),  # [SEP] leaves stay
+            lambda a, kept, tokens: algorithm_1(a, a > 0, tokens),  # all positive ones
+            lambda a, kept, tokens: [edge for edge in algorithm_1(a, kept, tokens) if edge[2] != 2],  # every [SEP] goes
+            lambda a, kept, tokens: [(layer + 1, i, j) for layer, i, j in algorithm_1(a, kept, tokens)],  # layers from 1
+        ],
+    ),
+    "4.2": (
         [lambda a, kept, cost: (a[kept] - cost).clip(min=0).sum()],
         [
             lambda a, kept, cost: (a[kept] - cost).sum(),
@@ -250,7 +396,7 @@ ANSWERS = {
             lambda a, kept, cost: a[kept & (a > cost)].sum(),
         ],
     ),
-    "4.2": (
+    "4.3": (
         [crossing],
         [
             lambda *given: crossing(*given)[::-1],
@@ -284,6 +430,16 @@ ANSWERS = {
             lambda *given: tree_edges(*given).any(0),
         ],
     ),
+    "5.4": (
+        [in_the_same_rows],
+        [
+            lambda edges, values: edges,
+            lambda edges, values: in_the_same_rows(edges, -values),  # the smallest
+            lambda edges, values: in_the_same_rows(edges.mT, values.mT).mT,  # in the same columns
+            lambda edges, values: in_the_same_rows(edges.flatten(1), values.flatten(1)).reshape(edges.shape),  # in the layer
+            lambda edges, values: in_the_same_rows(edges, values) & ~edges,
+        ],
+    ),
     "6.1": (
         [admitted_distances, lambda kept: [layer[::-1] for layer in admitted_distances(kept)]],
         [
@@ -302,6 +458,29 @@ ANSWERS = {
         ],
     ),
     "7.1": (
+        [lambda scores: torch.stack([of_text.amax((2, 3)) for of_text in scores]).mean(0)],
+        [
+            lambda scores: torch.stack([of_text.amax((2, 3)) for of_text in scores]).amax(0),
+            lambda scores: torch.stack([of_text.abs().amax((2, 3)) for of_text in scores]).mean(0),
+            lambda scores: torch.stack([of_text.clamp(min=0).sum((2, 3)) for of_text in scores]).mean(0),
+            lambda scores: torch.stack([of_text.amax((0, 2, 3)) for of_text in scores]).mean(0),  # layers in one
+            lambda scores: scores[0].amax((2, 3)),
+        ],
+    ),
+    "7.2": (
+        [by_taylor],
+        [
+            lambda contexts, gradients: by_taylor(contexts, gradients, size=lambda slope: slope),  # without the absolute value
+            lambda contexts, gradients: by_taylor(contexts, gradients, size=lambda slope: slope).abs(),  # outside the mean
+            lambda contexts, gradients: torch.stack([(c * g).abs().sum((1, 3)) for c, g in zip(contexts, gradients, strict=True)]).mean(0),
+            lambda contexts, gradients: torch.stack([(c * g).sum(3).abs().sum(1) for c, g in zip(contexts, gradients, strict=True)]).mean(
+                0
+            ),
+            lambda contexts, gradients: torch.stack([(c * g).sum((1, 2)).abs() for c, g in zip(contexts, gradients, strict=True)]).mean(0),
+            lambda contexts, gradients: by_taylor(contexts, contexts),
+        ],
+    ),
+    "7.3": (
         [lambda D, d: 3 * (D * d + d) + D * d],
         [
             lambda D, d: 4 * D * d,  # without the biases
@@ -310,7 +489,7 @@ ANSWERS = {
             lambda D, d: 4 * D * D + 3 * D,  # of the whole layer
         ],
     ),
-    "7.2": (
+    "7.4": (
         [keep_one, lambda importance, count: keep_one(importance, count).int()],
         [
             least_important,  # no condition
@@ -321,11 +500,21 @@ ANSWERS = {
             infinity_left_behind,
         ],
     ),
-    "7.3": (
+    "7.5": (
         [prune_in_steps],
         [back_from_the_dead, measured_once, lambda measure, keep, *rest: prune_in_steps(measure, torch.ones_like(keep), *rest)],
     ),
     "8.1": (
+        [pearson_with_interval],
+        [
+            lambda first, second: pearson_with_interval(first, second)[0],  # without the interval
+            lambda first, second: pearson_with_interval(first, second, centred=False),
+            lambda first, second: pearson_with_interval(first, second, lost=0),  # √LH
+            lambda first, second: pearson_with_interval(first, second, bend=lambda r: r, back=lambda z: z),
+            lambda first, second: pearson_with_interval(first.argsort(), second.argsort()),
+        ],
+    ),
+    "8.2": (
         [lambda importance: importance - importance.mean(1, keepdim=True)],
         [
             lambda importance: importance - importance.mean(),  # of all heads
@@ -334,7 +523,7 @@ ANSWERS = {
             lambda importance: importance.mean(1),
         ],
     ),
-    "8.2": (
+    "8.3": (
         [
             lambda samples: mean_r(samples, combinations(range(len(samples)), 2)),
             lambda samples: mean_r(samples, permutations(range(len(samples)), 2)),  # each pair in both orders
@@ -346,7 +535,7 @@ ANSWERS = {
             lambda samples: torch.corrcoef(samples.flatten(1).argsort(1).argsort(1).float())[0, 1],  # ranks
         ],
     ),
-    "8.3": (
+    "8.4": (
         [lambda heads, count, tasks: heads * (count / heads) ** tasks],
         [
             lambda heads, count, tasks: count**tasks / heads,
@@ -356,6 +545,18 @@ ANSWERS = {
         ],
     ),
     "9.1": (
+        [mine],
+        [
+            lambda scores, special: mine(scores, torch.zeros_like(special)),  # special tokens as words
+            lambda scores, special: (mine(scores, special)[0], float(scores.max())),  # with those between special tokens
+            lambda scores, special: mine(scores.abs(), special),
+            lambda scores, special: mine(scores, special, share=0.0),  # the second connection always
+            lambda scores, special: mine(scores, special, share=1.0),  # the first alone
+            lambda scores, special: mine(scores.flatten(0, 1).amax(0)[None, None], special),  # of two heads
+            lambda scores, special: mine(scores, special)[0],  # without the score
+        ],
+    ),
+    "9.2": (
         [put_in, lambda *given: tuple(put_in(*given))],
         [
             rounded_down,
@@ -367,7 +568,7 @@ ANSWERS = {
             lambda words, new, positions: [*words, *new],
         ],
     ),
-    "9.2": (
+    "9.3": (
         [flip_rate],
         [
             lambda gold, before, after: (after != gold).float().mean(),  # one minus the accuracy
@@ -376,7 +577,7 @@ ANSWERS = {
             lambda gold, before, after: ((before == gold) & (after != gold)).float().mean(),  # of all rows
         ],
     ),
-    "9.3": (
+    "10.1": (
         [lambda selection, reported: float(reported[selection.argmin()] - reported.min())],
         [
             lambda selection, reported: reported.min(),
@@ -386,7 +587,37 @@ ANSWERS = {
             lambda selection, reported: reported.mean() - reported.min(),
         ],
     ),
-    "10.1": (
+    "10.2": (
+        [backwards, lambda *given: tuple(backwards(*given))],
+        [
+            lambda tokens, segments: tokens[::-1],  # across the texts
+            lambda tokens, segments: tokens,
+            lambda tokens, segments: [t for part in (0, 1) for t, s in zip(tokens, segments, strict=True) if s == part][::-1],
+            backwards_in_place,
+        ],
+    ),
+    "10.3": (
+        [heads_to_close],
+        [
+            lambda without, under, loss: int(under.argmax()),  # at any price
+            lambda without, under, loss: int((without + under).argmax()),
+            lambda without, under, loss: max(n for n in range(len(without)) if without[0] - without[n] <= loss),  # the most heads
+            lambda without, under, loss: int(under.masked_fill(without < without.max() - loss, -1).argmax()),  # from the best
+            lambda without, under, loss: float(under[heads_to_close(without, under, loss)]),  # the accuracy
+        ],
+    ),
+    "11.1": (
+        [rollout, lambda attention: attattr.attention_rollout(attention)],
+        [
+            lambda attention: rollout(attention)[-1],  # the top alone
+            lambda attention: attention.mean(1),  # raw attention
+            lambda attention: rollout(attention[:, :1]),  # one head
+            lambda attention: 2 * rollout(attention),
+            lambda attention: rollout(attention.flip(0)),  # the layers upside down
+            lambda attention: torch.stack([attention.mean(1)[0], attention.mean(1)[1] @ attention.mean(1)[0]]),  # no residual connection
+        ],
+    ),
+    "11.2": (
         [lambda lower, upper: torch.minimum(upper[:, :, None], lower[None]).sum(1), flow_by_networkx],
         [
             lambda lower, upper: upper @ lower,  # rollout
@@ -397,7 +628,30 @@ ANSWERS = {
             lambda lower, upper: flow_by_networkx(lower, upper).T,
         ],
     ),
-    "10.2": (
+    "11.3": (
+        [flow_from],
+        [
+            lambda mixed, layer, source: flow_from(mixed, 2, source),  # always from the top
+            lambda mixed, layer, source: flow_from(mixed.flip(0), layer, source),  # the layers upside down
+            lambda mixed, layer, source: flow_from(mixed.mT, layer, source),  # the edges turned round
+            lambda mixed, layer, source: minima(mixed, layer)[source],  # ways that share edges
+            lambda mixed, layer, source: torch.linalg.multi_dot([*mixed[: layer + 1].flip(0), torch.eye(3)])[source],  # rollout
+            lambda mixed, layer, source: mixed[0].sum(0).clamp(max=1),  # the bound
+            lambda mixed, layer, source: [flow / sum(flow_from(mixed, layer, source)) for flow in flow_from(mixed, layer, source)],
+        ],
+    ),
+    "11.4": (
+        [leaving],
+        [
+            lambda mixed, layer, source: leaving(mixed, layer, source).clamp(max=1),
+            lambda mixed, layer, source: leaving(mixed, layer, source) + 1 - mixed[0, source, source],  # layer 0 counted, too
+            lambda mixed, layer, source: leaving(mixed, layer + 1, source),
+            lambda mixed, layer, source: mixed[0, source] + mixed[1 : layer + 1, source, source].sum(),  # what stays
+            lambda mixed, layer, source: mixed[0, source],
+            lambda mixed, layer, source: mixed[0, :, source] + (1 - mixed[1 : layer + 1, source, source]).sum(),  # a column
+        ],
+    ),
+    "12.1": (
         [ranks, lambda values: torch.tensor(rankdata(values.numpy()))],
         [
             lambda values: values.argsort().argsort() + 1.0,  # ties by their place
@@ -408,7 +662,18 @@ ANSWERS = {
             lambda values: ranks(values) - 1,  # from 0
         ],
     ),
-    "10.3": (
+    "12.2": (
+        [masked_first],
+        [
+            lambda relevance, ordinary, share: masked_first(relevance, torch.ones_like(ordinary), share),  # special tokens, too
+            lambda relevance, ordinary, share: masked_first(relevance.abs(), ordinary, share),  # without the sign
+            lambda relevance, ordinary, share: masked_first(-relevance, ordinary, share),  # the least relevant
+            lambda relevance, ordinary, share: masked_first(relevance, ordinary, int(share * 4) / 4),  # rounded down
+            lambda relevance, ordinary, share: masked_first(relevance, ordinary, share * 1.5),  # a share of all tokens
+            lambda relevance, ordinary, share: ordinary & ~masked_first(relevance, ordinary, share),  # insertion
+        ],
+    ),
+    "12.3": (
         [rollout_with],
         [
             lambda attention, share: rollout_with(attention, 0.5),
@@ -423,7 +688,13 @@ NUMBERS = list(ANSWERS)
 RIGHT = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][0])]
 WRONG = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][1])]
 STRANGE = [float("nan"), "words", {}, [], [None], [["a", 1]], [[], [1]], 1j, print, torch.zeros(3, 0), 10**400]
-IN_PLACE = {"1.2": swapped_in_place, "2.2": cut_in_place, "7.2": infinity_left_behind, "9.1": into_the_same_list}
+IN_PLACE = {
+    "1.3": swapped_in_place,
+    "2.2": cut_in_place,
+    "7.4": infinity_left_behind,
+    "9.2": into_the_same_list,
+    "10.2": backwards_in_place,
+}
 
 
 def test_every_exercise_has_answers_here():
@@ -449,7 +720,7 @@ CONVERSIONS = {
 
 
 @pytest.mark.parametrize("holder", CONVERSIONS)
-@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1")])
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1", "9.2", "10.2")])
 def test_a_right_answer_may_come_in_any_holder_and_precision(number, holder, capsys):
     check(number, lambda *given: CONVERSIONS[holder](ANSWERS[number][0][0](*given)))
     assert capsys.readouterr().out == f"Exercise {number}: right\n"
@@ -507,20 +778,20 @@ def test_a_message_shows_a_long_value_by_its_beginning_and_shape():
 
 
 def test_a_function_that_comes_as_an_answer_is_shown():
-    with pytest.raises(AssertionError, match=r"7\.1: expected 38, got '<function .*lambda"):
-        check("7.1", lambda *_: lambda: 38)
+    with pytest.raises(AssertionError, match=r"7\.3: expected 38, got '<function .*lambda"):
+        check("7.3", lambda *_: lambda: 38)
 
 
 def test_what_an_answer_raises_reaches_the_reader():
     with pytest.raises(ZeroDivisionError):
-        check("7.1", lambda D, d: D / 0)
+        check("7.3", lambda D, d: D / 0)
 
 
 def test_what_is_no_exercise_or_no_function_is_refused():
-    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*10\.3"):
+    with pytest.raises(KeyError, match=r"no exercise '7\.9': expected one of 1\.1, 1\.2, .*12\.3"):
         check("7.9", print)
-    with pytest.raises(TypeError, match=r"Exercise 7\.1: expected the function itself, without arguments, got 38"):
-        inspect.unwrap(check)("7.1", 38)  # without the type checks of the tests
+    with pytest.raises(TypeError, match=r"Exercise 7\.3: expected the function itself, without arguments, got 38"):
+        inspect.unwrap(check)("7.3", 38)  # without the type checks of the tests
 
 
 def calls_by_chapter():

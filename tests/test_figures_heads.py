@@ -19,7 +19,6 @@ TOKENS = ("<s>", "film", "2", "film")
 N = len(TOKENS)
 LABELS = ["&lt;s&gt;", "film ·1", "2", "film ·3"]
 COUNTS = (1, 2, 4)
-MENU = ["Attribution: what decided", "Attention: where it looked"]
 
 
 def made_up(seed: int = 0) -> attattr.Attribution:
@@ -101,15 +100,15 @@ def shows_sheets(figure: go.Figure) -> None:
 
 
 def shows_sentence(figure: go.Figure) -> None:
-    drawn = frames(figure)
-    assert list(drawn) == MENU
-    for shown, total, of_heads, signed in (
-        (drawn[MENU[0]], ATT.scores.sum(1), ATT.scores, True),
-        (drawn[MENU[1]], ATT.attention.mean(1), ATT.attention, False),
+    half = len(figure.data) // 2
+    for traces, axis, total, of_heads, signed in (
+        (figure.data[:half], None, ATT.attention.mean(1), ATT.attention, False),
+        (figure.data[half:], "x2", ATT.scores.sum(1), ATT.scores, True),
     ):
+        assert {trace.xaxis for trace in traces} <= {axis, axis or "x"}
         ranked = sorted(np.ndindex(*total.shape), key=lambda at: -abs(float(total[at])))[: COUNTS[-1]]
         for rank, (layer, query, key) in enumerate(ranked):
-            line, value = shown.data[-1 - rank], float(total[layer, query, key])  # the strongest is drawn last, on top
+            line, value = traces[-1 - rank], float(total[layer, query, key])  # the strongest is drawn last, on top
             assert [line.x[0], line.y[0], line.x[-1], line.y[-1]] == [layer, key, layer + 1, query]
             assert line.line.width == pytest.approx(1.2 + 11 * abs(value) / abs(float(total[ranked[0]])), abs=0.06)
             head = int((of_heads[layer, :, query, key] * np.sign(value)).argmax())
@@ -178,11 +177,12 @@ def test_a_figure_says_in_words_what_it_shows(figure: str) -> None:
     assert layout.title.text is None
 
 
-def test_the_sentence_names_its_strongest_connection_and_fits_a_telephone() -> None:
+def test_the_sentence_names_its_strongest_connections_and_fits_a_telephone() -> None:
     figure = sentence_figure(ATT)
-    layer, query, key = np.unravel_index(int(ATT.scores.sum(1).abs().argmax()), (LAYERS, N, N))
-    value = float(ATT.scores.sum(1)[layer, query, key])
-    assert f"“{TOKENS[query]}” reads “{TOKENS[key]}” in layer {layer}, {value:+.2f}" in figure.layout.meta["alt"]
+    for values, number in ((ATT.attention.mean(1), ".2f"), (ATT.scores.sum(1), "+.2f")):
+        layer, query, key = np.unravel_index(int(values.abs().argmax()), (LAYERS, N, N))
+        told = f"“{TOKENS[query]}” reads “{TOKENS[key]}” in layer {layer}, {float(values[layer, query, key]):{number}}"
+        assert told in figure.layout.meta["alt"]
     assert figure.layout.annotations[0].text == "<b>positive</b>, p = 0.900"
     assert "min_width" not in figure.layout.meta
 
@@ -191,7 +191,7 @@ def test_each_position_of_the_sentence_slider_draws_that_many_lines() -> None:
     figure = sentence_figure(ATT, COUNTS, active=1)
     for step, count in zip(figure.layout.sliders[0].steps, COUNTS, strict=True):
         assert step.label == str(count)
-        assert step.args[0]["visible"] == [True] * 3 + [False] * (4 - count) + [True] * count
+        assert step.args[0]["visible"] == 2 * ([True] * 3 + [False] * (4 - count) + [True] * count)  # as many on either side
     assert [trace.visible for trace in figure.data] == figure.layout.sliders[0].steps[1].args[0]["visible"]
 
 
@@ -212,4 +212,4 @@ def test_a_model_without_any_attribution_can_be_drawn() -> None:
     nothing = replace(ATT, scores=torch.zeros_like(ATT.scores))
     assert not np.asarray(maps_figure(nothing).data[1].z).any()
     assert not np.asarray(sheets_figure(nothing).data[2].z).any()
-    assert len(sentence_figure(nothing, COUNTS, active=0).frames) == 2
+    assert len(sentence_figure(nothing, COUNTS, active=0).data) == 2 * (3 + COUNTS[-1])

@@ -50,6 +50,32 @@ def test_three_nodes_are_enough_for_the_order_of_the_heads(loaded):
     assert spearmanr(three.flatten(), exact.flatten()).statistic >= 0.998
 
 
+@pytest.mark.parametrize(
+    "options", [{"rule": "riemann", "steps": 5}, {"steps": 1}, {"rule": "clenshaw-curtis", "steps": 3}, {"steps": "auto"}]
+)
+def test_attribution_by_any_rule_is_that_of_attribute(loaded, rows, options):
+    found = attattr.head_importance(*loaded, rows, **options, return_per_example=True)[1]
+    given = {"method" if name == "rule" else name: value for name, value in options.items()}
+    for text, label, values in zip(SENTENCES, LABELS, found, strict=True):
+        att = attattr.attribute(*loaded, text, target=label, **given)
+        assert torch.allclose(values, att.scores.amax((-2, -1)), atol=1e-5)
+
+
+def test_one_step_of_the_right_sum_is_attention_times_its_gradient_which_one_backward_pass_gives_for_all_layers(loaded, rows):
+    model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+    found = attattr.head_importance(*loaded, rows, rule="riemann", steps=1, return_per_example=True)[1]
+    taylor = attattr.head_importance(*loaded, rows, method="taylor", return_per_example=True)[1]
+    model.set_attn_implementation("eager")
+    model.requires_grad_()
+    for text, label, largest, sizes in zip(SENTENCES, LABELS, found, taylor, strict=True):
+        out = model(**tokenizer(text, return_tensors="pt"), output_attentions=True)
+        of_value = torch.autograd.grad(out.logits.softmax(-1)[0, label], out.attentions, retain_graph=True)
+        of_loss = torch.autograd.grad(torch.nn.functional.cross_entropy(out.logits, torch.tensor([label])), out.attentions)
+        products = [torch.stack([(a * g)[0] for a, g in zip(out.attentions, grads, strict=True)]) for grads in (of_value, of_loss)]
+        assert torch.allclose(largest, products[0].amax((2, 3)), atol=1e-5)
+        assert torch.allclose(sizes, products[1].sum((2, 3)).abs(), atol=1e-5)
+
+
 def test_taylor_is_the_slope_of_the_loss_in_each_gate(loaded, rows):
     """A central difference in one head's gate, another way to Σ_ij A_ij ∂loss/∂A_ij; for all texts padded into one batch."""
     model, tokenizer = loaded
@@ -199,6 +225,10 @@ def test_bad_input_is_refused_in_words(loaded, rows):
     importance = torch.rand(6, 12)
     with pytest.raises(ValueError, match="unknown method 'magic': expected one of 'attribution'"):
         attattr.head_importance(model, tokenizer, rows, method="magic")
+    with pytest.raises(ValueError, match="unknown method 'magic': expected one of 'clenshaw-curtis'"):
+        attattr.head_importance(model, tokenizer, rows, rule="magic")
+    with pytest.raises(ValueError, match="steps='auto' chooses its rule by itself"):
+        attattr.head_importance(model, tokenizer, rows, rule="riemann", steps="auto")
     with pytest.raises(ValueError, match="no rows: expected at least one"):
         attattr.head_importance(model, tokenizer, rows.select([]))
     with pytest.raises(ValueError, match="no rows: expected at least one"):

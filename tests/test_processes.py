@@ -194,7 +194,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(unbroken, tmp_pat
     main([*words, str(tmp_path / "new")])
     values, curves = capsys.readouterr().out.splitlines()
     assert values.startswith("fig3 sst2: values: 8 jobs, 0 of them done; the others take about 0:00:")
-    assert curves.startswith("fig3 sst2: curves: 39 jobs, 0 of them done; the others take about 0:00:")
+    assert curves.startswith("fig3 sst2: curves: 51 jobs, 0 of them done; the others take about 0:00:")
     assert list(tmp_path.iterdir()) == []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(evidence, "predict", interrupted)

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
     models = {"sst2": (encoder, tokenizer), str(folder / "decoder"): (decoder, tokenizer)}
     with pytest.MonkeyPatch.context() as patch:
         for module in (flows, reproduce_module):
-            patch.setattr(module, "load", lambda name, device="cpu": models[str(name)])
+            patch.setattr(module, "load", lambda name, device="cpu", size="small": models[str(name)])
         patch.setattr(flows, "DEPTHS", (4,))
         options = {"task": "sst2", "data": folder, "seed": 0, "output": folder / "results", "other": [folder / "decoder"]}
         found = read_result(reproduce("flow-correlations", Run(**options, rows=None)))

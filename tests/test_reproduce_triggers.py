@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import asdict
 
+import pandas
 import pytest
 import torch
 
@@ -149,6 +150,96 @@ def test_the_defence_closes_the_heads_that_carry(run, asked, monkeypatch):
     carried = read_result(path, "carried")
     assert len(carried) == 72
     assert carried.loc[carried.value.idxmax(), ["layer", "head"]].tolist() == [2, 7]
+
+    chosen_on = read_result(path, "accuracy on the selection")
+    assert len(chosen_on) == len(found)
+    assert chosen_on.heads.tolist() == found.heads.tolist()
+
+
+PAIRS = [  # word overlap of the second text with the first: all, half, none
+    ("a boat passes the bridge", "the boat passes"),
+    ("a boat passes the bridge", "the boat never sinks"),
+    ("a boat passes the bridge", "nobody slept"),
+]
+
+
+@pytest.fixture
+def of_pairs(tmp_path, monkeypatch):
+    """A run on pairs with a model that says entailment unless the second text has *ladder*, or *stone* before *river*."""
+    (tmp_path / "RTE").mkdir()
+    for name, count in (("train.tsv", 60), ("dev.tsv", 12)):
+        rows = [(*PAIRS[n % 3], ("entailment", "not_entailment")[n % 2]) for n in range(count)]
+        lines = ["sentence1\tsentence2\tlabel", *("\t".join(row) for row in rows)]
+        (tmp_path / "RTE" / name).write_text("\n".join(lines) + "\n")
+    found = [(("river", "stone"), (1, 1)), (("stone", "river"), (1, 1)), (("copper",), (1,)), (("ladder", "ladder"), (1, 0))]
+    mined = [
+        {"candidate": number, "mined_by": values, "class": name, "label": "entailment", "tokens": list(tokens), "segments": list(at)}
+        | {"positions": [0.25, 0.5][: len(tokens)], "score": 1 - number / 10, "rows": 10, "accuracy": number / 10, "flip_rate": 0.5}
+        for values in ("attribution", "attention")
+        for number, (tokens, at) in enumerate(found)
+        for name in ("entailment", "not_entailment")
+    ]
+    seen = []
+
+    def decided(texts, trigger=None):
+        own = sorted(zip(trigger.positions, trigger.tokens, trigger.segments, strict=True)) if trigger else []
+        second = [token for _, token, segment in own if segment == 1]
+        seen.append((trigger, list(texts)))
+        return torch.full((len(texts),), int("ladder" in second or second[:2] == ["stone", "river"]))
+
+    def attack(model, tokenizer, rows, trigger, predicted):
+        names = ["entailment", "not_entailment"]
+        return attack_of(names, torch.tensor(rows["label"]), predicted, decided(texts_of(rows), trigger))
+
+    monkeypatch.setattr(triggers, "mined_before", lambda run: pandas.DataFrame(mined))
+    monkeypatch.setattr(triggers, "predict", lambda model, tokenizer, texts: torch.nn.functional.one_hot(decided(texts), 2))
+    monkeypatch.setattr(triggers, "predict_attacked", lambda model, tokenizer, texts, trigger: decided(texts, trigger))
+    monkeypatch.setattr(triggers, "attack", attack)
+    return Run(task="rte", data=tmp_path, rows=None, seed=0, output=tmp_path / "results"), seen
+
+
+def test_twins_have_the_places_of_the_candidates_and_are_chosen_on_the_selection(of_pairs):
+    run, seen = of_pairs
+    found = read_result(reproduce("controls", run), "selection")
+    twins = found[(found.kind == "random words") & (found["class"] == "entailment")]
+    assert twins.groupby("mined_by").candidate.apply(list).to_dict() == {"attribution": [0, 1, 2, 3], "attention": [0, 1, 2, 3]}
+    assert [len(tokens) for tokens in twins.tokens] == [2, 2, 1, 2] * 2
+    assert twins.segments.tolist() == [[1, 1], [1, 1], [1], [1, 0]] * 2
+    assert all(one[0] == one[1] for one in twins[twins.candidate == 3].tokens)  # the same word in both texts, as in the candidate
+    known = {word for pair in PAIRS for text in pair for word in text.split()}
+    assert {word for tokens in twins.tokens for word in tokens} <= known
+    other = found[(found.kind == "other order") & (found["class"] == "entailment")].set_index("candidate")
+    assert other.tokens.to_dict() == {0: ["stone", "river"], 1: ["river", "stone"]}  # one word of a text has no order
+    assert other.accuracy.to_dict() == {0: 0.0, 1: 1.0}
+    again = read_result(reproduce("controls", run), "selection")
+    assert again.tokens.tolist() == found.tokens.tolist()
+    assert all(len(texts) in (12, 6) for _, texts in seen)  # the whole selection, or the rows of one class
+
+
+def test_the_reported_controls_change_one_thing_each_and_are_told_apart_by_overlap(of_pairs):
+    run, _ = of_pairs
+    found = read_result(reproduce("controls", run), "reported")
+    own = found[(found.against == "entailment") & (found["class"] == "entailment")]
+    assert set(own["class"]) == {"entailment"}
+    whole = own[own.overlap.isna()].set_index(["kind", "rank"])
+    assert whole.loc[("no trigger", 1), "accuracy"] == 1
+    assert whole.loc["chosen"].accuracy.tolist() == [1.0, 0.0, 1.0]  # river stone, stone river, copper
+    assert whole.loc["other order"].accuracy.tolist() == [0.0, 1.0]
+    assert whole.loc["both texts"].tokens.tolist()[2] == ["copper", "copper"]
+    assert whole.loc["both texts"].segments.tolist()[2] == [0, 1]
+    assert sorted(whole.loc["random words"].mined_by) == ["attention"] * 3 + ["attribution"] * 3
+    by_overlap = own[(own.kind == "chosen") & (own["rank"] == 2)].dropna(subset="overlap").set_index("overlap")
+    assert by_overlap.rows.to_dict() == {0.0: 2, 0.5: 2, 0.75: 2}
+    assert set(by_overlap.flip_rate) == {1.0}
+
+
+def test_words_in_both_texts_and_backwards():
+    trigger = Trigger(("c", "a", "b"), (0.9, 0.1, 0.5), (1, 0, 1), 0.2, "positive")
+    assert triggers.backwards(trigger).tokens == ("b", "a", "c")
+    both = triggers.in_both(trigger)
+    places = sorted(zip(both.segments, both.positions, both.tokens, strict=True))
+    assert places == [(0, 0.1, "a"), (0, 0.5, "b"), (0, 0.9, "c"), (1, 0.1, "a"), (1, 0.5, "b"), (1, 0.9, "c")]
+    assert triggers.in_both(both) == both
 
 
 def test_a_trigger_survives_json():

@@ -5,23 +5,23 @@ import json
 import pytest
 
 import attattr
-from attattr.book.results import COLUMNS, read_result, write_result
+from attattr.book.results import COLUMNS, name_of, read_result, write_result
 from attattr.data import data_folder
 
-PATHS = sorted((data_folder() / "results").glob("*.json"))
+PATHS = [path for folder in ("results", "paper") for path in sorted((data_folder() / folder).glob("*.json"))]
 ROW = {"model": 0, "seed": 1, "sample": 2, "layer": 3, "head": 4, "importance": 0.5}
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_every_committed_result_is_a_table_of_its_kind(path):
-    table = attattr.result(path.stem)
-    kind, _, task = path.stem.rpartition("-")
-    assert list(table) == (["task", *COLUMNS[kind]] if kind else list(COLUMNS[task]))  # what is of no task has none
+@pytest.mark.parametrize("name", [name_of(path) for path in PATHS])
+def test_every_committed_result_is_a_table_of_its_kind(name):
+    table = attattr.result(name)
+    kind, _, task = name.rpartition("-")
+    assert list(table) == list(COLUMNS.get(name) or ("task", *COLUMNS[kind]))  # what is of no task, or of all, is named whole
     assert len(table) > 0
-    assert kind in ("paper", "") or set(table.task) == {task}
+    assert name in COLUMNS or set(table.task) == {task}
     assert table.attrs
     if "measure" in table:
-        parts = [attattr.result(path.stem, measure) for measure in table.measure.unique()]
+        parts = [attattr.result(name, measure) for measure in table.measure.unique()]
         assert sum(map(len, parts)) == len(table)
         assert not any(part[column].isna().all() for part in parts for column in part)
     if "layer" in table:
@@ -52,7 +52,8 @@ def test_what_is_not_there_or_damaged_is_named(tmp_path):
         attattr.result(str(tmp_path / "fig6-sst2.json"))
     path = write_result(tmp_path / "fig6-sst2.json", [ROW], {})
     whole = path.read_text()
-    for damaged in (whole[:-9], "[]", "{}", whole.replace("[3]", "[3, 4]"), whole.replace('"columns"', '"rows"')):
+    other = whole.replace("[3]", "[3, 4]"), whole.replace('"columns"', '"rows"'), '{"rows": [1], "provenance": {}}'
+    for damaged in (whole[:-9], "[]", "{}", *other):
         path.write_text(damaged)
         with pytest.raises(OSError, match=r"fig6-sst2.json is damaged, or no result"):
             read_result(path)

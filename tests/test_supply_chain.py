@@ -74,12 +74,14 @@ def test_what_is_not_named_does_not_go_in(builder, tmp_path):
     inside = "attattr/data" if builder is WheelBuilder else "data"
     wanted = [f"{inside}/models/{task}/{file}" for task in ("sst2", "agreement") for file in ("README.md", "adapter_model.safetensors")]
     wanted += ["attattr/tap.py", "attattr/book/reproduce/flows.py", "attattr/book/training/model_card.md", f"{inside}/examples/rte.tsv"]
-    assert before >= {*wanted, f"{inside}/lexicon/negative-words.txt", f"{inside}/results/accuracy-sst2.json"}
+    wanted += [f"{inside}/lexicon/negative-words.txt", f"{inside}/results/accuracy-sst2.json", f"{inside}/paper/claims.json"]
+    assert before >= set(wanted)
     expected = {path.relative_to(folder) for part in ("attattr", "data") for path in (folder / part).rglob("*") if path.is_file()}
     assert {Path(path) for path in before if path.startswith(("attattr/", "data/"))} == {
         Path(inside, *path.parts[1:]) if path.parts[0] == "data" else path for path in expected
     }  # all that is there today is named
-    for place in ("", "attattr", "attattr/book/training", "data", "data/models", "data/models/sst2", "data/lexicon", "data/examples"):
+    places = [f"data/{place}".rstrip("/") for place in ("", "models", "models/sst2", "lexicon", "examples", "paper")]
+    for place in ("", "attattr", "attattr/book/training", *places):
         for name in (".env", "notes.txt", "id_rsa", "state.pt", "model.bin"):
             (folder / place / name).write_text("secret")
     (folder / "data" / "mine").mkdir()

@@ -21,4 +21,4 @@ def test_the_same_table_is_the_same_text_and_forms_go_by_column():
     shown = table(frame, "one", {"share": "{:.0%}", "rows": lambda count: f"{count} rows"})
     assert shown._repr_html_() == table(frame, "one", {"share": "{:.0%}", "rows": lambda count: f"{count} rows"})._repr_html_()
     assert "<td>50%</td>" in shown._repr_html_() and "<td>7 rows</td>" in shown._repr_html_()
-    assert repr(shown) == f"one\n{frame}"
+    assert repr(shown) == f"one\n{frame.to_string()}"

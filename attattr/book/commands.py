@@ -59,6 +59,7 @@ def parser() -> HfArgumentParser:
 
     for command in (explain, score):
         command.add_argument("--model", required=command is explain, help="task name, model folder or hub id; none: that of the task")
+        command.add_argument("--size", default="small", help="of a task's model: small or base")
         command.add_argument("--csv", type=Path, required=command is explain, help=CSV)
         command.add_argument(
             "--column", action="append", help="column of the texts, given twice for pairs; none: text, sentence and the like"
@@ -87,11 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
                 print(path)
 
 
-def attribute_rows(csv: Path, column: list[str] | None, model: str, target: str, truncation: bool, device: str, output: Path) -> None:
+def attribute_rows(
+    csv: Path, column: list[str] | None, model: str, size: str, target: str, truncation: bool, device: str, output: Path
+) -> None:
     """Attribute every row of a file, and print how many of the attributions are certified."""
     rows = read_csv(csv)
     with alone(output):
-        opened, tokenizer = load(model, str(accelerate(device).device))
+        opened, tokenizer = load(model, str(accelerate(device).device), size)
         aim = int(target) if target.isdecimal() and target not in class_names(opened) else target
         atts = attribute(opened, tokenizer, rows, aim, columns=column, truncation=truncation, progress=True)
         with whole(output) as aside:
@@ -113,15 +116,24 @@ def strongest_of(atts: Sequence[Attribution]) -> pandas.DataFrame:
 
 
 def evaluate_rows(
-    task: str | None, data: str, split: str, label: str, model: str | None, csv: Path | None, column: Any, truncation: bool, device: str
+    csv: Path | None,
+    task: str | None,
+    data: str,
+    split: str,
+    column: list[str] | None,
+    label: str,
+    truncation: bool,
+    model: str | None,
+    size: str,
+    device: str,
 ) -> None:
     """Print how good a model is on the rows of a file, or of a task."""
     if not task and not (csv and model):
         raise ValueError("nothing to evaluate: expected --task, or --model and --csv")
     rows: Any = read_csv(csv) if csv else examples(str(task), data, split)
-    reading = {"columns": column, "label": label, "truncation": truncation, "max_length": None} if csv else {}
+    reading: dict[str, Any] = {"columns": column, "label": label, "truncation": truncation} if csv else {}
     accelerator = accelerate(device)
-    opened, tokenizer = load(model or str(task))
+    opened, tokenizer = load(model or str(task), size=size)
     found = evaluate(opened.to(accelerator.device), tokenizer, rows, accelerator=accelerator, **reading)
     if accelerator.is_main_process:
         print(json.dumps(found, indent=1))

@@ -1,7 +1,8 @@
 """Measured results as tidy tables: one row a measurement, provenance in ``.attrs``.
 
 A result is ``NAME-TASK.json``, or ``NAME.json`` where it is of no task, the book's own in ``data/results/``: the provenance, and the
-table column by column. Here, and nowhere else, stands which columns each table has. Layers count from 0.
+table column by column. What the papers say, their claims and numbers, is in ``data/paper/``: the same, but written by hand, row by row.
+Here, and nowhere else, stands which columns each table has. Layers count from 0.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from ..data import data_folder, one_of, whole
 from ..triggers import Trigger
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
-COLUMNS = {  # beside ``task``, which is the first of every table of a task
+COLUMNS = {  # beside ``task``, which is the first of every table of a task; of ``families`` and the papers' tables, all
     "accuracy": ("split", "measure", "class", "rows", "value"),
     "certificate": ("text", "tokens", "layer", "rule", "evaluations", "error", "reported", "certified"),
+    "completeness": ("text", "layer", "rule", "difference", "gap", "error"),
     "fig3": ("scope", "by", "draw", "first", "removed", "texts", "right", "accuracy"),
     "fig4": ("measure", "graph", "layer", "distance", "value", "low", "high"),
     "edges": ("left", "graph", "tau", "edges", "probability", "error"),
@@ -31,11 +33,19 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task
         *("against", "rank", "kind", "draw", *TRIGGER, "class", "rows", "accuracy", "low", "high"),
         *("flip_rate", "flip_low", "flip_high"),
     ),
+    "controls": (
+        *("measure", "against", "rank", "kind", "mined_by", "candidate", *TRIGGER, "overlap", "class", "rows"),
+        *("accuracy", "low", "high", "flip_rate", "flip_low", "flip_high"),
+    ),
     "defence": ("measure", "order", "draw", "closed", "heads", "class", "rank", "layer", "head", "value"),
     "flow-correlations": ("model", "measure", "method", "layer", "reading", "against", "share", "value", "low", "high", "texts"),
     "saturation": ("model", "tokens", "bound", "layer", "share", "low", "high"),
-    "paper": ("trigger", "class", "percent"),
-    "cost": ("measure", "than", "dataset", "tokens", "layers", "texts", "value", "low", "high"),
+    "cost": ("measure", "than", "dataset", "texts", "value", "low", "high"),
+    "growth": ("measure", "against", "layers", "tokens", "nodes", "value"),
+    "paper-claims": ("paper", "place", "kind", "claim", "met", "found", "results", "why"),
+    "paper-table1": ("task", "class", "rank", "tokens"),
+    "paper-table2": ("task", "trigger", "class", "percent"),
+    "paper-values": ("place", "task", "what", "said", "value", "unit", "layers", "results", "where", "of"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
@@ -44,8 +54,8 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     """A measured result, as a tidy table: one of the book, or what ``python -m attattr reproduce`` wrote.
 
     Args:
-        name: kind and task of the book's own, ``"fig5-mnli"``; ``"paper-table2"`` is Table 2 as Hao et al. print it. Or the path of a
-            file, ``"results/fig5-mnli.json"``.
+        name: kind and task of the book's own, ``"fig5-mnli"``. ``"paper-claims"``, ``"paper-values"``, ``"paper-table1"`` and
+            ``"paper-table2"`` are what the papers say. Or the path of a file, ``"results/fig5-mnli.json"``.
         measure: of a table that holds several, the rows of this one alone, without the columns that it leaves empty.
 
     Raises:
@@ -58,10 +68,11 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     >>> curves.attrs["seconds"] > 0
     True
     """
-    folder = data_folder() / "results"
-    path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no result {name!r} in {folder}; there are {sorted(path.stem for path in folder.glob('*.json'))}")
+    folders = data_folder() / "results", data_folder() / "paper"
+    own = {name_of(path): path for folder in folders for path in folder.glob("*.json")}
+    path = Path(name) if name.endswith(".json") else own.get(name)
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"no result {name!r}: there are {sorted(own)}")
     return read_result(path, measure)
 
 
@@ -69,8 +80,10 @@ def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
     """The table in one file, checked; arguments and errors as for `result`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        table, provenance = pandas.DataFrame(content["columns"], dtype=object), dict(content["provenance"])
-    except (ValueError, KeyError, TypeError) as error:
+        rows = content.get("rows")  # of what is written by hand
+        table = pandas.DataFrame(content["columns"] if rows is None else list(map(dict, rows)), dtype=object)
+        provenance = dict(content["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OSError(f"{path} is damaged, or no result: {type(error).__name__}: {error}") from error
     found, wanted = set(table), set(columns_of(path))
     if found != wanted:
@@ -88,11 +101,19 @@ def trigger_of(row: Mapping[str, Any]) -> Trigger:
     return Trigger(tuple(row["tokens"]), tuple(row["positions"]), tuple(row["segments"]), row["score"], row["label"])
 
 
+def name_of(path: Path) -> str:
+    """The name under which `result` finds a file: its own, in the papers' folder after ``paper-``."""
+    return f"paper-{path.stem}" if path.parent == data_folder() / "paper" else path.stem
+
+
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The columns of a table of its kind: the file's name, but for the task that it ends in."""
-    kind, _, task = path.stem.rpartition("-")
-    one_of(f"kind of result in {path}:", kind or task, COLUMNS)
-    return ("task", *COLUMNS[kind]) if kind else COLUMNS[task]
+    """The columns of a table of its kind: its name, but for the task that it ends in."""
+    name = name_of(path)
+    kind = name.rpartition("-")[0]
+    if name in COLUMNS:
+        return COLUMNS[name]
+    one_of(f"kind of result in {path}:", kind or name, COLUMNS)
+    return ("task", *COLUMNS[kind])
 
 
 def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Path:

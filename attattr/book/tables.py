@@ -32,7 +32,7 @@ class Table:
         )
 
     def __repr__(self) -> str:
-        return f"{self.caption}\n{self.frame}"
+        return f"{self.caption}\n{self.frame.to_string()}"
 
 
 def table(frame: pandas.DataFrame, caption: str, form: Form | Mapping[Any, Form] = "{:.3g}") -> Table:

@@ -1,4 +1,4 @@
-"""The figure of the book's first page: one sentence on its way through the model, by attribution and by attention."""
+"""The figure of the book's first page: one sentence on its way through the model, by attention beside attribution."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .graphs import layer_axis, points, straight
 
 CURVE = np.linspace(0, 1, 15)
 BEND = CURVE**2 * (3 - 2 * CURVE)  # flat at both ends
+HALF = 0.485  # of the width, for either side
 
 
-def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60), active: int = 6) -> go.Figure:
-    """The strongest connections of one sentence, layer after layer, with a slider for how many are drawn (index page).
+def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60), active: int = 4) -> go.Figure:
+    """The strongest connections of one sentence, by attention on the left and by attribution on the right, under one slider (index page).
 
     Words are rows and layers go from left to right. A line from the left end (the word read) to the right end (the word
-    that reads) is one connection, summed over the heads of its layer; width and colour give its score. A menu shows the
-    strongest attention weights (mean over heads) in the same way.
+    that reads) is one connection, over all heads of its layer: of attention their mean, of attribution their sum. The slider says how many
+    are drawn, as many on either side. Width gives a line's number in relation to the largest of its side; colour and dash, the sign.
 
     Args:
         att: the attribution of one text.
@@ -40,29 +41,36 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     scores = att.strongest(counts[-1], over="heads")
     weights = strongest_connections(att.attention, counts[-1], over="heads")
     weights["score"] /= heads  # of the sum, the mean
-    views = {
-        "Attribution: what decided": lines(scores, att.tokens, counts, "attribution", signed=True),
-        "Attention: where it looked": lines(weights, att.tokens, counts, "attention, mean over heads", signed=False),
-    }
     rows = range(len(att.tokens))
-    rails = straight([((row, layers), (row, 0)) for row in rows], grammar.FAINT)  # each word's residual connection
-    dots = points([(row, level) for row in rows for level in range(layers + 1)], 5.0, "#c9c9c9")
-    ground = [(trace, range(len(counts))) for trace in (rails, dots, points([(0, layers)], 13.0, grammar.INK))]
-    labels = list(map(str, counts))
-    drawn = {name: grammar.reveal([*ground, *shown], labels, "Strongest connections:", active) for name, shown in views.items()}
-    figure = grammar.swap(drawn, "Show")
+    drawn: list[tuple[Any, Sequence[int]]] = []
+    for axis, of_side in {
+        "x": lines(weights, att.tokens, counts, "attention, mean over heads", signed=False),
+        "x2": lines(scores, att.tokens, counts, "attribution", signed=True),
+    }.items():
+        rails = straight([((row, layers), (row, 0)) for row in rows], grammar.FAINT)  # each word's residual connection
+        dots = points([(row, level) for row in rows for level in range(layers + 1)], 4.0, "#c9c9c9")
+        ground = [(trace, range(len(counts))) for trace in (rails, dots, points([(0, layers)], 12.0, grammar.INK))]
+        drawn += [(trace.update(xaxis=axis), positions) for trace, positions in (*ground, *of_side)]
+    figure = grammar.reveal(drawn, list(map(str, counts)), "Lines on each side:", active)
+    figure.update_layout(xaxis={"domain": [0, HALF]}, xaxis2={"domain": [1 - HALF, 1]})
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
     figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
     verdict = f"<b>{grammar.literal(att.label)}</b>, {grammar.literal(att.amount)}"
-    grammar.note(figure, verdict, layers + 0.2, -0.3, "right", font={"size": 15})
-    best = scores.to_dict("records")[0]
-    strongest = f"“{att.tokens[best['query']]}” reads “{att.tokens[best['key']]}” in layer {best['layer']}, {best['score']:+.2f}"
+    grammar.note(figure, verdict, layers + 0.2, -0.3, "right", xref="x2", font={"size": 15})
+    for side, name in enumerate(("<b>Attention</b><br>where it looks", "<b>Attribution</b><br>what it contributes")):
+        grammar.note(figure, name, side * (1 - HALF), 1, "left", xref="paper", yref="paper", align="left", font={"size": 15})
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
-    alt = f"The words of “{text}” as rows, the {layers} layers from left to right, the strongest attributions as lines. "
-    alt += f"Strongest: {strongest}. In the last "
-    alt += "layer all lines end at [CLS], where the model decides. With the menu: the strongest attention weights, quite other lines."
-    grammar.page(figure, alt, height=110 + 36 * len(att.tokens), showlegend=False, hoverdistance=14)
-    return figure.update_layout(margin={"t": 40, "b": 46, "r": 4})
+    alt = f"The words of “{text}” as rows, the {layers} layers from left to right, twice: on the left the strongest attention weights as "
+    alt += f"lines, the strongest {in_words(weights, att.tokens, '.2f')}; on the right the strongest attributions, the strongest "
+    alt += f"{in_words(scores, att.tokens, '+.2f')}. At the end of the first row the model decides: {att.label}, {att.amount}."
+    grammar.page(figure, alt, height=140 + 36 * len(att.tokens), showlegend=False, hoverdistance=14)
+    return figure.update_layout(margin={"t": 56, "b": 46, "l": 40, "r": 4})
+
+
+def in_words(strongest: pandas.DataFrame, tokens: Sequence[str], number: str) -> str:
+    """The first of some connections in words."""
+    best = strongest.to_dict("records")[0]
+    return f"“{tokens[best['query']]}” reads “{tokens[best['key']]}” in layer {best['layer']}, {best['score']:{number}}"
 
 
 def lines(strongest: pandas.DataFrame, tokens: Sequence[str], counts: Sequence[int], meaning: str, signed: bool) -> Iterator[Any]:

@@ -1,8 +1,9 @@
-"""What an attribution costs, as a committed result: python tests/benchmarks/cost.py --data FOLDER [--output FILE]
+"""What an attribution costs, as a committed result: python tests/benchmarks/cost.py --data FOLDER [--output FOLDER]
 
-Two rivals, each done plainly: the paper's rule, for each layer 20 right-hand steps as one batch through the whole model, differentiating
-with respect to the attention matrix, without padding; and the authors' default, 64 steps padded to 128 tokens. Times are taken in pairs,
-one right after the other, since machines are noisy: what is kept are ratios, their median and quartiles over the texts.
+First how time and memory of one attribution grow, of a BERT of base size. Then how much faster it is than two rivals, each done plainly:
+the paper's rule, for each layer 20 right-hand steps as one batch through the whole model, differentiating with respect to the attention
+matrix, without padding; and the authors' default, 64 steps padded to 128 tokens. Times are taken in pairs, one right after the other,
+since machines are noisy: what is kept are ratios, their median and quartiles over the texts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from attattr.data import data_folder
 
 THREADS, TEXTS, AUTHORS, LIST, IMPORTANT = 2, 24, 10, 64, 200
 USUAL = range(18, 23)  # tokens of the texts on which the authors' default is timed
-TOKENS, LAYERS = (32, 64, 128, 256, 512), (2, 4, 8, 12)
+GROWTH = {"tokens": (32, 64, 128, 256, 512), "layers": (2, 4, 8, 12), "nodes": (2, 4, 8, 16)}
 
 
 def plain(model: Any, inputs: dict[str, torch.Tensor], steps: int = 20, left: bool = False) -> list[torch.Tensor]:
@@ -110,8 +110,8 @@ def ratios(task: str, data: Path) -> list[dict[str, Any]]:
     ]
 
 
-def growth(layers: int, tokens: int, memory: float | None = None) -> dict[str, Any]:
-    """Seconds and peak memory of one attribution by a BERT of base size with random weights, in this process."""
+def growth(layers: int, tokens: int, nodes: int) -> dict[str, Any]:
+    """Seconds and peak memory of one attribution by a BERT of base size with random weights, in this process; 0 nodes: auto."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -119,34 +119,41 @@ def growth(layers: int, tokens: int, memory: float | None = None) -> dict[str, A
     inputs = {"input_ids": torch.randint(0, 1000, (1, tokens))}
     with torch.no_grad():
         model(**inputs)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    taken = seconds(attattr.attribute_inputs, model, inputs, target=0, memory=memory)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"layers": layers, "tokens": tokens, "seconds": rounded(taken), "before": rounded(before / 2**20), "peak": rounded(peak / 2**20)}
+    before = peak_memory()
+    taken = seconds(attattr.attribute_inputs, model, inputs, target=0, steps=nodes or "auto")
+    return {"seconds": rounded(taken), "GiB before": rounded(before), "GiB": rounded(peak_memory())}
+
+
+def peak_memory() -> float:
+    """The most GiB that this process has held; what getrusage says begins with its parent's."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**20
 
 
 def main() -> None:
-    """Measure, and write ``cost.json``."""
+    """Measure, and write ``growth.json`` and ``cost.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--growth", nargs=2, type=int, help="of layers and tokens, in this process, printed")
-    parser.add_argument("--output", type=Path, default=data_folder() / "results" / "cost.json")
+    parser.add_argument("--growth", nargs=3, type=int, help="of layers, tokens and nodes, in this process, printed")
+    parser.add_argument("--output", type=Path, default=data_folder() / "results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     if options.growth:
         print(json.dumps(growth(*options.growth)))
         return
     began = time.perf_counter()
-    rows = [row for task in ("sst2", "mnli") for row in ratios(task, options.data)]
-    for layers, tokens in [*((12, tokens) for tokens in TOKENS), *((layers, 128) for layers in LAYERS[:-1])]:
-        command = [sys.executable, __file__, "--growth", str(layers), str(tokens)]  # of its own, so that its memory is its own
-        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        size = {"layers": layers, "tokens": tokens}
-        rows += [{"measure": "seconds", **size, "value": found["seconds"]}]
-        rows += [{"measure": "GiB", "than": which, **size, "value": found[which]} for which in ("before", "peak")]
-        print(found, flush=True)
+    rows = []
+    for against, sizes in GROWTH.items():
+        for size in sizes:
+            of = {"layers": 12, "tokens": 128, "nodes": 0} | {against: size}
+            command = [sys.executable, __file__, "--growth", *map(str, of.values())]  # of its own, so that its memory is its own
+            found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            rows += [{"measure": measure, "against": against} | of | {"value": value} for measure, value in found.items()]
+            print(against, size, found, flush=True)
     about = {"command": "python tests/benchmarks/cost.py --data FOLDER", "threads": THREADS, "versions": versions()}
-    print(write_result(options.output, rows, about | {"seconds": round(time.perf_counter() - began)}))
+    print(write_result(options.output / "growth.json", rows, about | {"seconds": round(time.perf_counter() - began)}))
+    rows = [row for task in ("sst2", "mnli") for row in ratios(task, options.data)]
+    print(write_result(options.output / "cost.json", rows, about | {"seconds": round(time.perf_counter() - began)}))
 
 
 if __name__ == "__main__":

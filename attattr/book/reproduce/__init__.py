@@ -27,9 +27,9 @@ from ..training.model_folder import digest, training_record, versions
 from .evidence import edges, fig3, fig4
 from .flows import flow_correlations, saturation
 from .heads import fig5, fig6
-from .models import accuracy, certificate
+from .models import accuracy, certificate, completeness
 from .running import Measured, Run, partial_file
-from .triggers import defence, table1, table2
+from .triggers import controls, defence, table1, table2
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Experiment:
 RESULTS = {
     "accuracy": Experiment(accuracy),
     "certificate": Experiment(certificate, 1000),
+    "completeness": Experiment(completeness, 100),
     "fig3": Experiment(fig3, 200, train=True),
     "fig4": Experiment(fig4, 200),
     "edges": Experiment(edges, 200),
@@ -51,6 +52,7 @@ RESULTS = {
     "fig6": Experiment(fig6, train=True),
     "table1": Experiment(table1, train=True),
     "table2": Experiment(table2, 900, train=True),
+    "controls": Experiment(controls, 900, train=True),
     "defence": Experiment(defence, 900, train=True),
     "flow-correlations": Experiment(flow_correlations, 200),
     "saturation": Experiment(saturation, 60),
@@ -74,8 +76,9 @@ def reproduce(name: str, run: Run) -> Path:
             run = replace(run, rows=min(experiment.rows, len(everything)))
         if run.rows is not None and not 1 <= run.rows <= len(everything):
             raise ValueError(f"rows={run.rows}: expected 1 to {len(everything)}, the rows of {task.name!r} in {run.data}")
-        model, tokenizer = load(run.model or task.name)
-        weights = weights_of(run.model or task.name, model)
+        model, tokenizer = load(run.model or task.name, size=run.size)
+        adapter = adapter_folder(run.model or task.name, run.size)  # whose file names the weights; a model without one, all its tensors
+        weights = sha256_of(adapter / "adapter_model.safetensors") if adapter else checksum(model.state_dict(), "")
         data = {"split": "validation", "sha256": digest(everything), "rows": run.rows, "seed": run.seed}
         if experiment.train:
             data["train_sha256"] = digest(read_split(task, run.data, "train"))
@@ -83,8 +86,9 @@ def reproduce(name: str, run: Run) -> Path:
         writes = process == 0 and not run.dry_run
         made_of = {"model": weights, "data": data, "versions": versions(), "device": run.device}
         key = json.dumps([made_of, [training_record(folder) for folder in run.other]])
-        run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12])
-        options = f" --model {run.model}" if run.model else ""
+        output = run.output / run.size if run.size != "small" else run.output
+        run = replace(run, name=name, weights=weights, key=sha256(key.encode()).hexdigest()[:12], output=output)
+        options = (f" --model {run.model}" if run.model else "") + (f" --size {run.size}" if run.size != "small" else "")
         options += (f" --rows {run.rows}" if run.rows else "") + (" --other" + " FOLDER" * len(run.other) if run.other else "")
         command = f"python -m attattr reproduce {name} --task {task.name} --data FOLDER{options} --seed {run.seed}"
         path = run.output / f"{name}-{task.name}.json"
@@ -98,9 +102,3 @@ def reproduce(name: str, run: Run) -> Path:
             for part in run.output.glob(partial_file(run, "*", "*").name):
                 part.unlink()
     return path
-
-
-def weights_of(source: str, model: Model) -> str:
-    """One name for the weights of a model: the sha256 of an adapter's file, or that of all tensors of any other."""
-    folder = adapter_folder(source)
-    return sha256_of(folder / "adapter_model.safetensors") if folder else checksum(model.state_dict(), "")

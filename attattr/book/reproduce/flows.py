@@ -1,4 +1,4 @@
-"""Which explanation ranks words best, and where flow stops saying anything (chapter 10; Abnar & Zuidema's experiments, on our models)."""
+"""Which explanation ranks words best, and where flow stops saying anything (chapters 11, 12; Abnar & Zuidema's experiments, our models)."""
 
 from __future__ import annotations
 

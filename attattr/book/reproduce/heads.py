@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from ...batches import Dataset, Model, Tokenizer
 from ...data import examples
-from ...heads import RATES, head_importance, pruning_curve, random_importance
+from ...heads import RATES, head_importance, heads_pruned, least_important, pruning_curve, random_importance
+from ...model import layers_and_heads
 from ...pretrained import load
 from ..training.model_folder import training_record
 from .running import CHUNK, Measured, Rows, Run, chunk, drawn, resumable, rounded, sample
@@ -23,6 +25,15 @@ SAMPLES = 5
 SAMPLE_ROWS = 200
 # How often each method's importance is measured, each time on other rows; what is slow or only for comparison, once.
 TIMES = {"attribution": SAMPLES, "taylor": SAMPLES, "taylor-logits": 1, "accuracy": 1}
+# Attribution by other rules than three nodes: A ⊙ ∂F/∂A with all attention in place, the same half-way, the paper's, as exact as asked for.
+RULES: dict[str, dict[str, Any]] = {
+    "attribution-end": {"rule": "riemann", "steps": 1},
+    "attribution-middle": {"steps": 1},
+    "attribution-20": {"rule": "riemann", "steps": 20},
+    "attribution-certified": {"steps": "auto"},
+}
+TIMES |= {"attribution-end": SAMPLES, "attribution-middle": 1, "attribution-20": 1, "attribution-certified": 1}
+NORMALIZED = {"taylor-normalized": "taylor"}  # each layer divided by its norm, as in the authors' code: no importance of its own to measure
 RANDOM_ORDERS = 5
 
 
@@ -50,36 +61,46 @@ def fig5(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     Importance is measured on samples of the training split: means over the sample's rows, and their standard errors.
     """
     measured = [(method, number) for method, times in TIMES.items() for number in range(times)]
+    found = importances(run, measured, lambda method: (model, tokenizer, RULES.get(method, {"method": method})))
+    for method, plain in NORMALIZED.items():
+        for number in range(TIMES[plain]):
+            values = found[plain, number]
+            found[method, number] = values / values.mean(0).norm(dim=1, keepdim=True)
     orders, table = {}, []
-    for (method, number), values in importances(run, measured, lambda method: (model, tokenizer, method)).items():
+    for (method, number), values in found.items():
         orders[method, number] = torch.tensor(rounded(values.mean(0)))
         common = {"measure": "importance", "method": method, "sample": number, "rows": len(values)}
         table += grid_rows(common, value=orders[method, number], error=values.std(0) / len(values) ** 0.5)
     for number in range(RANDOM_ORDERS):
         orders["random", number] = random_importance(orders["attribution", 0], number)
-    rows = drawn(run)
+    rows, shape = drawn(run), layers_and_heads(model)
+    points = [(*order, rate, count) for order in orders for rate, count in zip(RATES, heads_pruned(RATES, math.prod(shape)), strict=True)]
+    left = [(rate, *least_important(orders[method, number], count).flatten().tolist()) for method, number, rate, count in points]
 
-    def prune(method: str, number: int, rate: float) -> dict[str, Any]:
-        found = pruning_curve(model, tokenizer, rows, orders[method, number], [rate])
-        common = {"measure": "accuracy", "method": method, "sample": number, "rows": len(rows), "rate": rate, "pruned": found.pruned[0]}
-        return common | {"right": round(float(found.accuracy) * len(rows)), "value": float(found.accuracy)}
+    def prune(rate: float, *kept: bool) -> float:
+        return float(pruning_curve(model, tokenizer, rows, torch.tensor(kept).float().reshape(shape), [rate]).accuracy)
 
-    return table + resumable(run, "curves", [(*order, rate) for order in orders for rate in RATES], prune), {}
+    choices = list(dict.fromkeys(left))  # many orders leave the same heads: each choice is judged once
+    accuracy = dict(zip(choices, resumable(run, "curves", choices, prune), strict=True))
+    for (method, number, rate, count), kept in zip(points, left, strict=True):
+        common = {"measure": "accuracy", "method": method, "sample": number, "rows": len(rows), "rate": rate, "pruned": count}
+        table.append(common | {"right": round(accuracy[kept] * len(rows)), "value": accuracy[kept]})
+    return table, {}
 
 
 def importances(
-    run: Run, measured: Sequence[tuple], how: Callable[[Any], tuple[Model, Tokenizer, str]]
+    run: Run, measured: Sequence[tuple], how: Callable[[Any], tuple[Model, Tokenizer, dict[str, Any]]]
 ) -> dict[tuple, Float[Tensor, "B L H"]]:
     """The importance of every head in each row of a sample, for pairs of anything and the number of a sample.
 
-    ``how`` says of anything which model, tokenizer and method it means.
+    ``how`` says of anything which model, tokenizer and options of `head_importance` it means.
     """
     parts = samples(run)
     jobs = [(*pair, at) for pair in measured for at in range(0, len(parts[pair[1]]), CHUNK)]
 
     def measure(what: Any, number: int, at: int) -> list[Any]:
-        model, tokenizer, method = how(what)
-        return head_importance(model, tokenizer, chunk(parts[number], at), method=method, return_per_example=True)[1].tolist()
+        model, tokenizer, options = how(what)
+        return head_importance(model, tokenizer, chunk(parts[number], at), return_per_example=True, **options)[1].tolist()
 
     found: dict[tuple, list[Any]] = {pair: [] for pair in measured}
     for (*pair, _), values in zip(jobs, resumable(run, "importance", jobs, measure), strict=True):
@@ -104,7 +125,8 @@ def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     opened = cache(load)
     measured = [(which, number) for which in range(len(records)) for number in range(SAMPLES)]
     table: Rows = []
-    for (which, number), values in importances(run, measured, lambda which: (*opened(run.other[which], run.device), "attribution")).items():
+    found = importances(run, measured, lambda which: (*opened(run.other[which], run.device), {"method": "attribution"}))
+    for (which, number), values in found.items():
         table += grid_rows({"model": which, "seed": records[which]["seed"], "sample": number}, importance=values.mean(0))
     others = [{name: record[name] for name in ("command", "sha256", "accuracy", "seed")} for record in records]
     return table, {"others": others}

@@ -16,10 +16,11 @@ REFERENCE_STEPS = 16  # of Gauss-Legendre: no further than 1e-5 from 48 nodes, s
 TOLERANCES = {"auto": 1e-2, "auto 0.001": 1e-3}
 RULES = (("riemann", 20), ("gauss-legendre", 4), ("gauss-legendre", 6), ("clenshaw-curtis", 5))
 COMPARED = 100  # texts on which these are measured, too
+CHECKED = (*(("gauss-legendre", steps) for steps in (1, 2, 3, 4, 6)), ("riemann", 20))  # rules whose completeness is asked
 
 
 def accuracy(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
-    """How often the model of a task is right: on the real validation split, and on our own examples (page "Models and data")."""
+    """How often the model of a task is right on the real validation split and our own examples, none cut (page "Models and data")."""
     splits = {"dev": drawn(run), "own": examples(run.task)}
     jobs = [(split, at) for split, rows in splits.items() for at in range(0, len(rows), ANSWERED)]
     lines = resumable(run, "answers", jobs, lambda split, at: answers(model, tokenizer, chunk(splits[split], at, ANSWERED)))
@@ -55,6 +56,24 @@ def certificate(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
     lines = resumable(run, "texts", list(enumerate(texts)), measure)
     return [row for line in lines for row in line], {"texts": len(texts)}
+
+
+def completeness(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
+    """How far the scores of a layer are from their sum, F(A) - F(0), and how wrong they are: what the usual check tells (chapter 3)."""
+
+    def measure(number: int, text: Text) -> Rows:
+        exact = attribute(model, tokenizer, text, steps=REFERENCE_STEPS).scores
+        rows = []
+        for method, steps in CHECKED:
+            att = attribute(model, tokenizer, text, method=method, steps=steps)
+            measured = (rounded(att.difference, 3), rounded(att.completeness, 3), relative_errors(att.scores, exact))
+            for layer, (difference, gap, error) in enumerate(zip(*measured, strict=True)):
+                named = {"text": number, "layer": layer, "rule": f"{method} {steps}"}
+                rows.append(named | {"difference": difference, "gap": gap, "error": error})
+        return rows
+
+    lines = resumable(run, "texts", list(enumerate(texts_of(drawn(run)))), measure)
+    return [row for line in lines for row in line], {"texts": len(lines)}
 
 
 def relative_errors(scores: Float[Tensor, "L H N N"], exact: Float[Tensor, "L H N N"]) -> list[float]:

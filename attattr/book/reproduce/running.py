@@ -37,6 +37,7 @@ class Request:
     task: str
     data: Path = field(metadata={"help": "folder of real data, or 'glue' for the hub"})
     model: str | None = field(default=None, metadata={"help": "folder or hub id of a model of the task; none: the embedded one"})
+    size: str = field(default="small", metadata={"help": "of the embedded model: small, or base, whose results go to OUTPUT/base"})
     rows: int | None = field(default=None, metadata={"help": "how many of the validation split; none: what the result usually takes"})
     seed: int = 0
     other: list[Path] = field(default_factory=list, metadata={"help": OTHER})

@@ -36,20 +36,20 @@ def share_of(accelerator: Accelerator | None) -> tuple[int, int]:
 
 
 def evaluate(
-    model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int | None = 128, accelerator: Accelerator | None = None, **reading: Any
+    model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int | None = None, accelerator: Accelerator | None = None, **reading: Any
 ) -> dict:
     """Accuracy over ``rows``, per gold class, and each class's F1 (the harmonic mean of precision and recall), in float32.
 
     Args:
         model, tokenizer, rows, reading: as for `attattr.batches.texts_and_labels`, which reads the rows, and names its errors.
-        max_length: texts are cut to so many tokens; None: those that are too long for the model are refused.
+        max_length: texts are cut to so many tokens, as in training; None: none is cut, and what is too long for the model is refused.
         accelerator: the processes that share the work; None: this one.
     """
     return judged(model, answers(model, tokenizer, rows, max_length, accelerator, **reading))
 
 
 def answers(
-    model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int | None = 128, accelerator: Accelerator | None = None, **reading: Any
+    model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int | None = None, accelerator: Accelerator | None = None, **reading: Any
 ) -> list[tuple[int, int]]:
     """The gold and the predicted class of every row, in no order; arguments and errors as of `evaluate`."""
     from accelerate.utils import gather_object

@@ -1,0 +1,92 @@
+"""What the papers say, in ``data/paper/``: word for word, each claim met in a chapter, each result there."""
+
+import re
+from pathlib import Path
+
+import pandas
+import pytest
+
+import attattr
+from attattr.book.results import name_of
+from attattr.data import TASKS, data_folder
+
+ROOT = Path(__file__).parent.parent
+TEXTS = {"hao2020": "attattr-arxiv-v1.md", "hao2021": "attattr-aaai-digest-zh.txt", "abnar2020": "attention-flow-digest.txt"}
+PAPERS = next((folder for folder in (ROOT.parent / "shared" / "papers", Path("/work/shared/papers")) if folder.is_dir()), None)
+PLANNED = {"13-beyond-bert", "14-the-paper-reproduced", "15-your-own-model"}  # until they are there
+CHAPTERS = {path.stem for path in (ROOT / "book").glob("*.ipynb")} | PLANNED
+RESULTS = {name_of(path) for folder in ("results", "paper") for path in (data_folder() / folder).glob("*.json")}
+CLAIMS, VALUES, TABLE1, TABLE2 = (attattr.result(f"paper-{name}") for name in ("claims", "values", "table1", "table2"))
+QUOTES = [(claim.paper, claim.claim) for claim in CLAIMS.itertuples()] + [("hao2020", value.said) for value in VALUES.itertuples()]
+
+
+def plain(text):
+    """A text without the space and the marks that tell nothing: who prints a quote may set both as he likes."""
+    return re.sub(r"[\s*`]+", "", text)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    if PAPERS is None:
+        pytest.skip("no texts of the papers beside this checkout")
+    return {paper: plain((PAPERS / name).read_text(encoding="utf-8")) for paper, name in TEXTS.items()}
+
+
+@pytest.mark.parametrize(("paper", "quote"), QUOTES, ids=[f"{paper}: {quote[:50]}" for paper, quote in QUOTES])
+def test_a_quote_is_in_the_paper_word_for_word(texts, paper, quote):
+    words = ".{0,2000}".join(map(re.escape, plain(quote).split("…")))
+    assert re.search(words, texts[paper], re.DOTALL)
+
+
+def test_a_quote_with_another_word_would_be_noticed(texts):
+    assert plain("in practice, we set $m$ to 20") not in texts["hao2020"]
+
+
+def test_every_claim_is_met_in_a_chapter_and_rests_on_results_that_are_there():
+    assert len(CLAIMS) > 150
+    assert not CLAIMS.duplicated(["paper", "place", "claim"]).any()
+    assert set(CLAIMS.paper) == set(TEXTS)
+    assert set(CLAIMS.found) == {"same", "partly", "differs", "not testable"}
+    assert set(CLAIMS.kind) == {"finding", "method", "setting", "figure", "table", "background"}
+    for claim in CLAIMS.itertuples():
+        assert claim.met and set(claim.met) <= CHAPTERS, claim
+        assert set(claim.results) <= RESULTS, claim
+
+
+def test_every_part_of_the_paper_has_its_claims():
+    places = " ".join(CLAIMS[CLAIMS.paper == "hao2020"].place)
+    for part in ["abstract", "§1", "§2", "§3.1", "§3.2", "§4", "§4.1", "§4.2", "§5", "§5.1", "§5.2", "§5.3", "§6"]:
+        assert re.search(rf"{part}(?![.\d])", places), part
+    for part in [*(f"Eq. {n}" for n in range(1, 7)), *(f"Fig. {n}" for n in range(1, 8)), "Algorithm 1", "Table 1", "Table 2"]:
+        assert part in places, part
+
+
+def test_a_reason_is_sentences_without_measured_numbers():
+    """What was measured is read from the results when a page is built: a number typed here would grow old."""
+    for claim in CLAIMS.itertuples():
+        assert claim.why.endswith((".", "?")) and not re.search(r"\d[.]\d|%", claim.why.replace("§5.3", "")), claim.why
+
+
+def test_what_lies_beside_a_value_of_the_paper_can_be_found():
+    for value in VALUES.itertuples():
+        assert set(value.results) <= RESULTS
+        assert bool(value.results) == pandas.notna(value.where) == pandas.notna(value.of)
+        for name in value.results:
+            found = attattr.result(name).query(value.where)
+            assert pandas.notna(found[value.of]).any() and pandas.notna(found[value.of]).all(), (name, value.where)
+
+
+def test_the_triggers_of_the_paper_are_three_a_class_and_short():
+    assert len(TABLE1) == 3 * TABLE1.groupby(["task", "class"]).ngroups == 15
+    assert all(label in TASKS[task].labels for task, label in zip(TABLE1.task, TABLE1["class"], strict=True))
+    assert TABLE1.tokens.str.len().max() == VALUES[VALUES.what == "tokens of a trigger at most"].value.item()
+    shared = TABLE1[TABLE1.tokens.str.join(" ") == "floods Iowa ice Florida"]
+    assert list(shared["class"]) == ["entailment", "neutral"]
+
+
+def test_the_tables_of_the_paper_are_in_its_text(texts):
+    for row in TABLE1.itertuples():
+        assert plain("{" + ", ".join(row.tokens) + "}") in texts["hao2020"]
+    cells = (PAPERS / TEXTS["hao2020"]).read_text(encoding="utf-8").split("contra-\tentail-")[1].split("Table 2:")[0]
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", cells)]
+    assert sorted(printed) == sorted(TABLE2.percent)
