@@ -2,14 +2,17 @@
 
 BERT is written here as plain functions of its weights, with `attattr.attribute` on top (Gauss-Legendre, so many nodes a layer), and traced
 whole, gradients included. The base is stored in 16 bits; the adapter of a task is an input, which the graph merges, so that a second task
-costs 2.7 MB. The files are scripts, since a page that was opened as a file can load nothing else. They are kept in ``.live`` until
-something that they are made of changes.
+costs 2.7 MB. The files are scripts, since a page that was opened as a file can load nothing else.
+
+python book/_ext/live_model.py             trace the model, unless ``.live`` has it already, made of what it would be made of now
+python book/_ext/live_model.py examples    compute anew what the page shows where nothing can be computed: live_examples.json
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import sys
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +31,13 @@ from attattr.pretrained import SHA256, embedded_base, load_base
 from attattr.quadrature import rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / ".live"
+EXAMPLES = Path(__file__).with_name("live_examples.json")
 ENGINE = ROOT / "book" / "_static" / "ort"
 TASKS = {  # and what stands in the form at first
     "sst2": ("The film is long, but never boring.",),
@@ -153,12 +159,12 @@ def explain(
     weights = merged(base, task)
     clean = clean_pass(weights, layers, heads, ids, types)
     chosen = clean.probabilities.argmax(-1)
-    values, leaves = branches(weights, heads, clean, nodes)
-    gradients = torch.autograd.grad(values.index_select(1, chosen).sum(), leaves)
-    means = torch.stack([torch.tensordot(shares, gradient, 1) for gradient in gradients])
+    probabilities, leaves = branches(weights, heads, clean, torch.cat([nodes, torch.zeros(1)]))
+    values = probabilities.index_select(1, chosen).view(layers, -1)
+    gradients = torch.autograd.grad(values[:, :-1].sum(), leaves)
+    means = torch.stack([torch.tensordot(shares, gradient[:-1], 1) for gradient in gradients])
     attention = torch.cat(clean.attention)
-    without, _ = branches(weights, heads, clean, torch.zeros(1))
-    difference = (clean.probabilities - without).index_select(1, chosen)[:, 0]
+    difference = clean.probabilities.index_select(1, chosen)[:, 0] - values[:, -1]
     return clean.probabilities[0], attention, attention * (means @ torch.cat(clean.values).transpose(-1, -2)), difference
 
 
@@ -191,12 +197,14 @@ def weights_of_task(task: str, base: Weights) -> Float[Tensor, " T"]:
     return torch.cat([part.half().flatten() for part in parts])
 
 
-def export(path: Path, base: Weights, layers: int, heads: int, task: Float[Tensor, " T"]) -> None:
+def export() -> bytes:
     """Trace `explain` and write it as ONNX."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    base, layers, heads = weights_of_base()
+    base = {name: weight.half() for name, weight in base.items()}
     ids = torch.arange(1000, 1011)[None]
-    inputs = (ids, torch.zeros_like(ids), task, *gauss(RULES[0]))
+    inputs = (ids, torch.zeros_like(ids), weights_of_task("sst2", base), *gauss(RULES[0]))
 
     def function(*inputs: Tensor) -> tuple[Tensor, ...]:
         return explain(base, layers, heads, *inputs)
@@ -217,14 +225,14 @@ def export(path: Path, base: Weights, layers: int, heads: int, task: Float[Tenso
     model = program.model_proto
     for node in model.graph.node:
         node.ClearField("metadata_props")  # 4 MB of where each came from
-    path.write_bytes(model.SerializeToString())
+    return model.SerializeToString()
 
 
-def examples() -> list[dict[str, Any]]:
+def examples() -> bytes:
     """Our own sentences of SST-2 with their strongest connections: what the page shows where nothing can be computed."""
     model, tokenizer = attattr.load("sst2")
     found = attattr.attribute(model, tokenizer, list(attattr.examples("sst2")["sentence"]), steps=RULES[0])
-    return [
+    rows = [
         {
             "text": att.text,
             "label": att.label,
@@ -234,6 +242,35 @@ def examples() -> list[dict[str, Any]]:
         }
         for att in found
     ]
+    return ("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n").encode()
+
+
+def kept(name: str, made_of: list[str], make: Callable[[], bytes]) -> bytes:
+    """What ``make`` makes, made anew only if what it is made of has changed."""
+    path = KEPT / f"{name}-{sha256(' '.join(made_of).encode()).hexdigest()[:16]}"
+    if not path.is_file():
+        content = make()
+        KEPT.mkdir(exist_ok=True)
+        for old in KEPT.glob(f"{name}-*"):
+            old.unlink()
+        aside = KEPT / f"aside-{name}"
+        aside.write_bytes(content)
+        aside.rename(path)
+    return path.read_bytes()
+
+
+@cache
+def contents() -> dict[str, bytes]:
+    """The files that the page loads, by name."""
+    sources = [SHA256["base"], sha256(Path(__file__).read_bytes()).hexdigest(), *map(version, ("torch", "onnx", "onnxscript"))]
+    base = weights_of_base()[0]
+    return {
+        "ort": (ENGINE / "ort.wasm.bundle.min.mjs").read_bytes(),
+        "wasm": (ENGINE / "ort-wasm-simd-threaded.wasm").read_bytes(),
+        "model": kept("model.onnx", sources, export),
+        "vocabulary": (Path(embedded_base()[0]) / "vocab.txt").read_bytes(),
+        "examples": EXAMPLES.read_bytes(),
+    } | {task: weights_of_task(task, base).numpy().tobytes() for task in TASKS}
 
 
 def script(name: str, content: bytes) -> bytes:
@@ -243,54 +280,34 @@ def script(name: str, content: bytes) -> bytes:
     return b'attattr.take("%s", "%s");\n' % (name.encode(), content)
 
 
-def key() -> str:
-    """A name for all that the files are made of."""
-    sources = [Path(__file__), data_folder() / "examples" / "sst2.tsv", *sorted(ENGINE.iterdir())]
-    made = [sha256(path.read_bytes()).hexdigest() for path in sources] + [SHA256[name] for name in ("base", *TASKS)]
-    made += [version(name) for name in ("torch", "onnx", "onnxscript")]
-    return sha256("".join(made).encode()).hexdigest()[:16]
+@cache
+def folder() -> str:
+    """Where the page finds its files: another place for other files, so that a browser never keeps old ones."""
+    return f"live/{sha256(b''.join(contents().values())).hexdigest()[:16]}"
 
 
-def build() -> Path:
-    """The folder of the page's files, made anew only if what they are made of has changed; called by its `key`."""
-    folder = KEPT / key()
-    if folder.is_dir():
-        return folder
-    shutil.rmtree(KEPT, ignore_errors=True)
-    aside = KEPT / "aside"
-    aside.mkdir(parents=True)
-    base, layers, heads = weights_of_base()
-    tasks = {task: weights_of_task(task, base) for task in TASKS}
-    export(KEPT / "model.onnx", {name: weight.half() for name, weight in base.items()}, layers, heads, tasks["sst2"])
-    contents = {
-        "ort": (ENGINE / "ort.wasm.bundle.min.mjs").read_bytes(),
-        "wasm": (ENGINE / "ort-wasm-simd-threaded.wasm").read_bytes(),
-        "model": (KEPT / "model.onnx").read_bytes(),
-        "vocabulary": (Path(embedded_base()[0]) / "vocab.txt").read_bytes(),
-        "examples": json.dumps(examples()).encode(),
-    } | {task: weights.numpy().tobytes() for task, weights in tasks.items()}
-    for name, content in contents.items():
-        (aside / f"{name}.js").write_bytes(script(name, content))
-    return aside.rename(folder)
-
-
-def copy_files(app: Sphinx) -> None:
+def write_files(app: Sphinx) -> None:
     """Put the files where the page finds them."""
-    folder = build()
-    shutil.copytree(folder, Path(app.outdir) / "_static" / "live" / folder.name, dirs_exist_ok=True)
+    if app.builder.format == "html":
+        place = Path(app.outdir) / "_static" / folder()
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in contents().items():
+            (place / f"{name}.js").write_bytes(script(name, content))
 
 
-def told() -> dict[str, Any]:
+def told(app: Sphinx) -> dict[str, Any]:
     """What the page has to know of the files."""
-    folder = build()
-    loaded = ("ort", "wasm", "model", "vocabulary", "sst2")
+
+    def size(*names: str) -> int:
+        return sum((Path(app.outdir) / "_static" / folder() / f"{name}.js").stat().st_size for name in names)
+
     return {
-        "folder": f"live/{folder.name}",
-        "size": sum((folder / f"{name}.js").stat().st_size for name in loaded),
+        "folder": folder(),
+        "size": size("ort", "wasm", "model", "vocabulary"),
         "most": MOST_TOKENS,
         "rules": [[part.tolist() for part in gauss(count)] for count in RULES],
         "tasks": {
-            task: {"labels": ALL_TASKS[task].labels, "columns": ALL_TASKS[task].columns, "example": example}
+            task: {"labels": ALL_TASKS[task].labels, "columns": ALL_TASKS[task].columns, "example": example, "size": size(task)}
             for task, example in TASKS.items()
         },
     }
@@ -299,13 +316,20 @@ def told() -> dict[str, Any]:
 def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Load the scripts on pages that have the form, and on no other."""
     if doctree and any("attattr-live" in node.astext() for node in doctree.findall(nodes.raw)):
-        app.add_js_file(None, body=f"var attattrLive = {json.dumps(told())};")
+        app.add_js_file(None, body=f"var attattrLive = {json.dumps(told(app))};")
         app.add_js_file("live.js", loading_method="defer")
         app.add_js_file("live-form.js", loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register both."""
-    app.connect("builder-inited", copy_files)
+    app.connect("builder-inited", write_files)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["examples"]:  # after a training: some minutes
+        EXAMPLES.write_bytes(examples())
+    else:  # while the chapters run: see the Makefile
+        contents()

@@ -2,10 +2,11 @@
 "use strict";
 
 (() => {
-  const { attribute, graph, file, live } = attattr;
+  const { attribute, graph, file, live, TextError } = attattr;
   const COLUMNS = { sentence: "Sentence", sentence1: "Premise", sentence2: "Hypothesis" };
   const TASKS = { sst2: "praise or blame (SST-2)", mnli: "a pair of sentences (MNLI)" };
   const LETTER = 7.4; // pixels, about
+  const MOST_DRAWN = 200; // connections: of 128 tokens tens of thousands can be admitted
 
   function fill(node, attributes, children) {
     for (const [name, value] of Object.entries(attributes)) {
@@ -53,10 +54,12 @@
     const { tokens, layers } = result;
     const edges = graph(result, tau);
     const admitted = edges.filter((edge) => edge.score > 0);
+    const least = admitted.map((edge) => edge.share).sort((one, other) => other - one)[MOST_DRAWN - 1] ?? 0;
+    const drawn = admitted.filter((edge) => edge.share >= least);
     const room = roomFor(tokens);
     const x = (level) => room + ((width - room - 14) * level) / layers;
     const y = (token) => 40 + 22 * token;
-    const lines = edges.toReversed().map((edge) => {
+    const lines = [...edges.filter((edge) => !edge.score), ...drawn.toReversed()].map((edge) => {
       const [from, to, turn] = [x(edge.layer), x(edge.layer + 1), (x(1) - x(0)) / 2];
       const d = `M${from} ${y(edge.key)}C${from + turn} ${y(edge.key)} ${to - turn} ${y(edge.query)} ${to} ${y(edge.query)}`;
       if (!edge.score) return svg("path", { d, class: "live-same" });
@@ -67,10 +70,13 @@
     const numbers = Array.from({ length: layers }, (_, layer) => {
       return svg("text", { x: (x(layer) + x(layer + 1)) / 2, y: 14, "text-anchor": "middle" }, `${layer}`);
     });
+    numbers.push(svg("text", { x: room - 8, y: 14, "text-anchor": "end" }, "layer"));
     const end = svg("circle", { cx: x(layers), cy: y(0), r: 6, class: "live-end" });
-    const description = `Attribution graph, τ = ${tau}: ${admitted.length} connections, which lead to the decision at [CLS]. In words: below.`;
-    const list = admitted.map((edge) => html("li", {}, `layer ${edge.layer}: ${reads(result, edge)}`));
-    return [drawing(width, y(tokens.length), description, [...numbers, ...lines, ...names, end]), list];
+    const rest = admitted.length - drawn.length;
+    const count = `${admitted.length} connections${rest ? `, of which the ${drawn.length} widest are drawn` : ""}`;
+    const description = `Attribution graph, τ = ${tau}: ${count}. They lead to the decision at [CLS]. In words: below.`;
+    const list = drawn.map((edge) => html("li", {}, `layer ${edge.layer}: ${reads(result, edge)}`));
+    return [drawing(width, y(tokens.length), description, [...numbers, ...lines, ...names, end]), list, count];
   }
 
   // One head: rows read, columns are read; a cross marks a score below 0, so that colour does not say it alone.
@@ -106,9 +112,9 @@
     const [list, value] = [html("ol"), html("output")];
     const tau = html("input", { type: "range", min: 0, max: 19, value: 8, input: drawFlow });
     function drawFlow() {
-      value.textContent = (tau.value / 20).toFixed(2);
+      const [picture, lines, count] = flow(result, tau.value / 20, width);
+      value.textContent = `${(tau.value / 20).toFixed(2)}: ${count}`;
       tau.setAttribute("aria-valuetext", value.textContent);
-      const [picture, lines] = flow(result, tau.value / 20, width);
       above.replaceChildren(picture);
       list.replaceChildren(...lines);
     }
@@ -129,18 +135,15 @@
     ];
   }
 
-  function notes(texts, { tokens }) {
-    const unknown = tokens.filter((token) => token === "[UNK]").length;
-    const letters = texts.some((text) => /\p{L}/u.test(text));
-    return [
-      ...(letters ? [] : ["There is no letter in this text. The model decides all the same: it must choose a class."]),
-      ...(unknown ? [`The model has no token for ${unknown} of the words or signs (an emoji, for one). It reads [UNK] there.`] : []),
-    ].map((note) => html("p", {}, note));
+  function unknown({ tokens }) {
+    const count = tokens.filter((token) => token === "[UNK]").length;
+    const told = `The model has no token for ${count} of the words or signs (an emoji, for one). It reads [UNK] there.`;
+    return count ? [html("p", {}, told)] : [];
   }
 
   function certificate({ completeness, difference, nodes }) {
     const worst = Math.max(...completeness.map((gap, layer) => gap / Math.max(Math.abs(difference[layer]), 0.01)));
-    const gap = `Here the largest gap is ${Number((100 * worst).toPrecision(2))} %, with ${nodes} gradients a layer. `;
+    const gap = `Here the largest gap is ${Number((100 * worst).toPrecision(2))} % of it, with ${nodes} gradients a layer. `;
     return paragraph("Completeness.", "The scores of a layer must add up to what the decision loses without the attention of that layer. " +
       gap + (worst <= 0.01 ? "The scores are complete." : "That is more than 1 %: take the scores as a sketch."));
   }
@@ -156,7 +159,8 @@
     const search = html("input", { type: "search", input: list });
     const select = html("select", { size: 6, change: show });
     function list() {
-      select.replaceChildren(...found.flatMap(({ text }, n) => (text.includes(search.value) ? [html("option", { value: n }, text)] : [])));
+      const fits = ({ text }) => text.toLowerCase().includes(search.value.toLowerCase());
+      select.replaceChildren(...found.flatMap((row, n) => (fits(row) ? [html("option", { value: n }, row.text)] : [])));
     }
     function show() {
       const row = found[select.value];
@@ -165,8 +169,12 @@
     }
     async function load() {
       if (found.length) return;
-      found = JSON.parse(new TextDecoder().decode(await file("examples")));
-      list();
+      try {
+        found = JSON.parse(new TextDecoder().decode(await file("examples")));
+        list();
+      } catch (error) {
+        result.textContent = `The sentences cannot be loaded: ${error.message}.`;
+      }
     }
     const summary = html("summary", {}, "Sentences that were computed before");
     const choice = controls(label("Search", search), label("Sentence", select));
@@ -176,40 +184,51 @@
   function mount(place) {
     const small = "small" in place.dataset; // on the index: the decision and five connections
     const names = Object.keys(live.tasks);
-    let [task, texts, ready] = [names[0], [], false];
+    let [task, texts] = [names[0], []];
+    const ready = new Set(); // tasks that have answered
     const [fields, result, status] = [html("div"), html("div"), html("p", { role: "status" })];
-    const button = html("button", { type: "submit" }, `Load the model (${Math.round(live.size / 1e6)} MB, once) and decide`);
-    const progress = html("progress", { max: live.size, hidden: "", "aria-label": "Loading" });
+    const button = html("button", { type: "submit" });
+    const progress = html("progress", { hidden: "", "aria-label": "Loading" });
     const fallback = before();
+    const missing = () => (ready.size ? 0 : live.size) + (ready.has(task) ? 0 : live.tasks[task].size);
+    const megabytes = () => `${Math.ceil(missing() / 1e6)} MB`;
     function ask() {
       const { columns, example } = live.tasks[task];
       texts = example.map((text) => html("textarea", { rows: 2, spellcheck: "false" }, text));
       fields.replaceChildren(...texts.map((text, n) => label(COLUMNS[columns[n]], text)));
       result.replaceChildren();
+      button.textContent = missing() ? `Load the model (${megabytes()}, once) and decide` : "Decide";
     }
+    const select = menu(names.map((name) => TASKS[name]), () => { task = names[select.value]; ask(); });
     async function submit(event) {
       event.preventDefault();
       const given = texts.map((text) => text.value);
-      [button.disabled, progress.hidden, status.textContent] = [true, ready, ready ? "Computing …" : "Loading, then computing …"];
+      const focused = document.activeElement === button;
+      status.textContent = missing() ? `Loading ${megabytes()}, then computing …` : "Computing …";
+      [progress.max, progress.hidden] = [missing(), !missing()];
+      progress.removeAttribute("value");
+      button.disabled = select.disabled = true;
       try {
         const found = await attribute(given, { task, told: (bytes) => { progress.value += bytes; } });
-        ready = true;
+        ready.add(task);
         button.textContent = "Decide";
         status.textContent = `Computed in this browser, in ${found.seconds.toFixed(1)} seconds.`;
-        const rest = small ? [] : [certificate(found), ...figures(found, place)];
-        result.replaceChildren(decision(found), ...notes(given, found), ...rest, table(found, found.strongest.slice(0, small ? 5 : 20)));
+        const said = [decision(found), ...unknown(found)];
+        if (small) result.replaceChildren(...said, table(found, found.strongest.slice(0, 5)));
+        else result.replaceChildren(...said, ...figures(found, place), table(found, found.strongest), certificate(found));
       } catch (error) {
-        const unfit = error instanceof RangeError;
+        const unfit = error instanceof TextError;
         result.replaceChildren();
         const instead = "Sentences that were computed before are in the list.";
         status.textContent = unfit ? error.message : `It cannot be computed here: ${error.message}. ${instead}`;
         fallback.open ||= !unfit;
       }
-      [button.disabled, progress.hidden] = [false, true];
+      button.disabled = select.disabled = false;
+      progress.hidden = true;
+      if (focused) button.focus();
     }
-    const choose = (event) => { task = names[event.target.value]; ask(); };
     ask();
-    const form = html("form", { submit }, ...(small ? [] : [label("Task", menu(names.map((name) => TASKS[name]), choose))]), fields, button);
+    const form = html("form", { submit }, ...(small ? [] : [label("Task", select)]), fields, button);
     place.replaceChildren(form, progress, status, result, fallback);
   }
 

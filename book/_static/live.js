@@ -4,7 +4,8 @@
 
 globalThis.attattr = (() => {
   const base = globalThis.document?.currentScript.src.replace(/[^/]*$/, "");
-  const live = globalThis.attattrLive; // from live_model.py: folder, size, most (tokens), tasks: { labels, columns }
+  const live = globalThis.attattrLive; // what `told` of live_model.py tells
+  class TextError extends Error {} // a text that is not read: the message says why
 
   // WordPiece as BERT's: cleaned, without accents, in lower case, cut at blanks and around punctuation and Chinese characters.
   const SPECIAL = /(\[(?:UNK|CLS|SEP|PAD|MASK)\])/;
@@ -18,11 +19,12 @@ globalThis.attattr = (() => {
 
   function piecesOf(word, vocabulary) {
     const letters = [...word];
+    if (letters.length > 100) return ["[UNK]"];
     const pieces = [];
     for (let start = 0, end; start < letters.length; start = end) {
       const piece = () => (start ? "##" : "") + letters.slice(start, end).join("");
       for (end = letters.length; end > start && !vocabulary.has(piece()); end--);
-      if (end === start || letters.length > 100) return ["[UNK]"];
+      if (end === start) return ["[UNK]"];
       pieces.push(piece());
     }
     return pieces;
@@ -36,8 +38,10 @@ globalThis.attattr = (() => {
       const pieces = part.split(SPECIAL).flatMap((text, n) => {
         return n % 2 ? [text] : wordsOf(text).flatMap((word) => piecesOf(word, vocabulary));
       });
-      tokens.push(...pieces, "[SEP]");
-      types.push(...Array(pieces.length + 1).fill(number));
+      for (const piece of [...pieces, "[SEP]"]) {
+        tokens.push(piece);
+        types.push(number);
+      }
     });
     return { tokens, types, ids: tokens.map((token) => vocabulary.get(token)) };
   }
@@ -74,10 +78,13 @@ globalThis.attattr = (() => {
     const url = `${base}${live.folder}/${name}.js`;
     const local = location.protocol === "file:"; // where a script may be loaded, and nothing else
     const src = local ? url : URL.createObjectURL(new Blob([await download(url, told)], { type: "text/javascript" }));
+    const script = Object.assign(document.createElement("script"), { src, charset: "x-user-defined" });
     await new Promise((resolve, reject) => {
-      const onerror = () => reject(new Error(`${name}.js cannot be loaded`));
-      document.head.append(Object.assign(document.createElement("script"), { src, charset: "x-user-defined", onload: resolve, onerror }));
+      Object.assign(script, { onload: resolve, onerror: () => reject(new Error(`${name}.js cannot be loaded`)) });
+      document.head.append(script);
     });
+    script.remove();
+    URL.revokeObjectURL(src); // else the page holds its bytes twice
     const bytes = taken.get(name);
     taken.delete(name);
     return bytes;
@@ -111,21 +118,18 @@ globalThis.attattr = (() => {
     };
   }
 
-  // One question after the other. A worker that fell (memory) is not asked again: the next text starts another one.
-  let before = Promise.resolve();
+  // One question, one answer. A worker that fell (memory) is not asked again: the next text starts another one.
   function ask(worker, question, transfer = []) {
-    const answer = before.then(() => new Promise((resolve, reject) => {
-      if (worker.fell) reject(worker.fell);
-      worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
-      worker.onerror = (event) => reject(new Error(event.message || "the worker stopped"));
+    return new Promise((resolve, reject) => {
+      const fall = (message) => {
+        worker.terminate();
+        files.delete("engine");
+        reject(new Error(message));
+      };
+      worker.onmessage = ({ data }) => (data.error ? fall(data.error) : resolve(data));
+      worker.onerror = (event) => fall(event.message || "the worker stopped");
       worker.postMessage(question, transfer);
-    }));
-    before = answer.catch((error) => {
-      worker.fell ??= error;
-      worker.terminate();
-      files.delete("engine");
     });
-    return answer;
   }
 
   async function engine(told) {
@@ -150,7 +154,15 @@ globalThis.attattr = (() => {
   }
 
   // The decision about a text (of MNLI: [premise, hypothesis]), and its attribution; layers, heads and tokens count from 0, as in Python.
-  async function attribute(text, { task = "sst2", told } = {}) {
+  // One text after the other, however many are asked about at once.
+  let before = Promise.resolve();
+  function attribute(text, options) {
+    const answer = before.then(() => answerTo(text, options));
+    before = answer.catch(() => {});
+    return answer;
+  }
+
+  async function answerTo(text, { task = "sst2", told } = {}) {
     if (!Object.hasOwn(live.tasks, task)) throw new Error(`task ${task}: expected one of ${Object.keys(live.tasks).join(", ")}`);
     const parts = [text].flat();
     const { labels, columns } = live.tasks[task];
@@ -158,14 +170,15 @@ globalThis.attattr = (() => {
     if (parts.length !== columns.length || !parts.every((part) => typeof part === "string")) {
       throw new Error(`${JSON.stringify(text)}: expected ${pair ? "an array of two strings" : "a string"}`);
     }
-    if (!parts.every((part) => part.trim())) {
-      throw new RangeError(`There is nothing to read: write a sentence${pair ? " in each field" : ""}.`);
+    if (!parts.every((part) => /\p{L}/u.test(part))) {
+      const found = parts.every((part) => part.trim()) ? "There is no letter in this text" : "There is no text";
+      throw new TextError(`${found}: write ${pair ? "two sentences, one in each field" : "a sentence"}.`);
     }
     const { worker, vocabulary } = await once("engine", () => engine(told));
     const numbers = await once(task, () => file(task, told));
     const { tokens, ids, types } = tokenize(parts, vocabulary);
     if (tokens.length > live.most) {
-      throw new RangeError(`This text has ${tokens.length} tokens. At most ${live.most} fit here: make it shorter.`);
+      throw new TextError(`This text has ${tokens.length} tokens. At most ${live.most} fit here: make it shorter.`);
     }
     const started = performance.now();
     const question = { ids, types, task: new Uint16Array(numbers.buffer) };
@@ -184,7 +197,9 @@ globalThis.attattr = (() => {
   }
 
   function strongest(scores, layers, size, count = 20) {
-    const order = Array.from(scores.keys()).sort((one, other) => scores[other] - scores[one] || one - other).slice(0, count);
+    const least = scores.slice().sort().at(-count);
+    const found = Array.from(scores.keys()).filter((at) => scores[at] >= least);
+    const order = found.sort((one, other) => scores[other] - scores[one] || one - other).slice(0, count);
     const heads = scores.length / layers / size ** 2;
     return order.map((at) => ({
       layer: Math.floor(at / (heads * size * size)), head: Math.floor(at / (size * size)) % heads,
@@ -204,20 +219,19 @@ globalThis.attattr = (() => {
     };
     const joined = new Set();
     for (let layer = layers - 1; layer >= 0; layer--) {
-      const found = [];
-      for (let at = 0; at < size * size; at++) {
-        let score = 0;
-        let head = 0;
-        const of = (h) => scores[(layer * heads + h) * size * size + at];
-        for (let h = 0; h < heads; h++) { score += of(h); if (of(h) > of(head)) head = h; }
-        found.push({ layer, head, query: Math.floor(at / size), key: at % size, score });
-      }
-      const most = Math.max(...found.map((edge) => edge.score));
-      const least = layer === layers - 1 ? 0 : tau * most;
-      for (const edge of found.filter(({ score }) => most > 0 && score > least).sort((one, other) => other.score - one.score)) {
-        if (joined.has(`${edge.query},${edge.key}`)) continue;
-        joined.add(`${edge.query},${edge.key}`).add(`${edge.key},${edge.query}`);
-        add({ ...edge, share: edge.score / most });
+      const ofHeads = Array.from({ length: heads }, (_, head) => {
+        const at = (layer * heads + head) * size ** 2;
+        return scores.slice(at, at + size ** 2);
+      });
+      const sums = Array.from({ length: size ** 2 }, (_, at) => ofHeads.reduce((sum, ofHead) => sum + ofHead[at], 0));
+      const most = Math.max(...sums);
+      const least = layer === layers - 1 ? 0 : Math.max(0, tau * most);
+      for (const at of [...sums.keys()].filter((n) => sums[n] > least).sort((one, other) => sums[other] - sums[one])) {
+        const [query, key] = [Math.floor(at / size), at % size];
+        if (joined.has(`${query},${key}`)) continue;
+        joined.add(`${query},${key}`).add(`${key},${query}`);
+        const head = ofHeads.reduce((best, ofHead, n) => (ofHead[at] > ofHeads[best][at] ? n : best), 0);
+        add({ layer, head, query, key, score: sums[at], share: sums[at] / most });
       }
     }
     for (const [level, token] of [...nodes].map((node) => node.split(",").map(Number))) {
@@ -234,5 +248,5 @@ globalThis.attattr = (() => {
     return [...edges.values()];
   }
 
-  return { attribute, graph, take, tokenize, vocabularyOf, live, file };
+  return { attribute, graph, take, tokenize, vocabularyOf, live, file, TextError };
 })();
