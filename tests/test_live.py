@@ -132,7 +132,7 @@ def page(chromium: Browser, built_book: Path) -> Iterator[Page]:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"file://{built_book / PAGE}")
-    assert not [url for url in asked if "/live/" in url], "nothing of the model comes before a click"
+    assert not [url for url in asked if "/_static/live/" in url], "nothing of the model comes before a click"
     yield page
     assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
     page.close()
@@ -296,14 +296,16 @@ def test_two_texts_at_once_are_answered_in_order(page: Page) -> None:
 def test_a_worker_that_falls_is_words_and_another_one_next_time(chromium: Browser, built_book: Path) -> None:
     page = chromium.new_page()
     page.goto(f"file://{built_book / PAGE}")
-    script = """globalThis.Kept = Worker;
-      globalThis.Worker = class { postMessage() { this.onmessage({ data: { error: "RangeError: out of memory" } }); } terminate() {} };"""
+    script = """() => {
+      globalThis.Kept = Worker;
+      globalThis.Worker = class { postMessage() { this.onmessage({ data: { error: "RangeError: out of memory" } }); } terminate() {} };
+    }"""
     page.evaluate(script)
     place = page.locator(".attattr-live")
     place.locator("button").click()
     page.wait_for_function("() => document.querySelectorAll('.live-before option').length > 300")
     assert "It cannot be computed here: RangeError: out of memory. Sentences" in place.locator("[role=status]").inner_text()
-    page.evaluate("globalThis.Worker = Kept")
+    page.evaluate("() => { globalThis.Worker = Kept; }")
     place.locator("button").click()
     place.locator(".live-decision").wait_for(timeout=180_000)
     page.close()
@@ -318,7 +320,7 @@ def test_from_a_server_the_model_comes_once_with_a_bar(chromium: Browser, addres
         page.on("request", lambda request, urls=urls: urls.append(request.url))
         page.goto(address + name)
         assert page.evaluate("typeof attattr.attribute") == "function"
-        assert [url for url in urls if "/live/" in url] == []
+        assert [url for url in urls if "/_static/live/" in url] == []
         place = page.locator(".attattr-live")
         bar = place.locator("progress")
         watch = "bar => { globalThis.most = 0; setInterval(() => { if (!bar.hidden) most = Math.max(most, bar.value / bar.max); }, 1); }"
@@ -328,7 +330,7 @@ def test_from_a_server_the_model_comes_once_with_a_bar(chromium: Browser, addres
         assert "positive" in place.locator(".live-decision").inner_text()
         assert bar.is_hidden()
         assert page.evaluate("most") == (1 if name == PAGE else 0)
-        asked.append([url for url in urls if "/live/" in url and url.startswith("http")])
+        asked.append([url for url in urls if "/_static/live/" in url and url.startswith("http")])
         page.close()
     context.close()
     assert len(asked[0]) == 5

@@ -129,7 +129,7 @@
       paragraph("The flow of the decision.", "Tokens from top to bottom, layers from left to right. A line joins a token (left) to the " +
         "token that reads it (right). Its width is the score. A dashed line is the token itself, handed on. The decision is read at the disc."),
       controls(label("Threshold τ", tau), value), above, html("details", {}, html("summary", {}, "In words"), list),
-      paragraph("One head.", "Rows read, columns are read. The darker a cell, the larger the number. " +
+      paragraph("One head.", "Rows read, columns are read. The stronger the colour, the larger the number. " +
         "A cross marks a score below 0: the connection speaks against the decision."),
       controls(label("Layer", layer), label("Head", head), label("Show", kind)), below,
     ];
@@ -149,7 +149,7 @@
   }
 
   function decision({ label, probability }) {
-    return html("p", { class: "live-decision" }, "The model decides: ", html("strong", {}, label), `, p = ${probability.toFixed(3)}`);
+    return html("p", { class: "live-decision" }, "The model decides: ", html("strong", {}, label), `, probability ${probability.toFixed(3)}`);
   }
 
   // The sentences that were computed when the book was built: for a browser that cannot compute, and to look around in.
