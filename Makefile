@@ -15,10 +15,11 @@ export OMP_NUM_THREADS = 1
 .NOTPARALLEL:
 
 # The cache is emptied and filled again, chapters in parallel: jupyter-book by itself runs them one after the other.
+# Meanwhile the live page's model is traced, if it is not in .live already.
 # A chapter that fails is not in the cache; jupyter-book then runs it again and -W stops on it with the traceback.
 book: .venv/installed
 	rm -rf _build
-	$(BIN)/python book/_ext/notebooks.py execute
+	$(BIN)/python book/_ext/live_model.py & $(BIN)/python book/_ext/notebooks.py execute && wait
 	$(BIN)/jupyter-book build . --all -n -W --keep-going -q
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
@@ -39,7 +40,7 @@ outputs: .venv/installed
 	$(BIN)/python book/_ext/notebooks.py store
 
 clean:
-	rm -rf _build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf _build .live .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
-PAGES = [f"book/{name}" for name in (*CHAPTERS, "references")] + ["data/examples/README", "index", "search", "genindex"]
+PAGES = [f"book/{name}" for name in (*CHAPTERS, "own-sentence", "references")] + ["data/examples/README", "index", "search", "genindex"]
 CONTENTS = {  # of the pages that have any: how many figures, and how many controls in them
     "book/index": [1, 1],
     "book/01-meet-the-model": [3, 3],
