@@ -274,10 +274,14 @@ def contents() -> dict[str, bytes]:
 
 
 def script(name: str, content: bytes) -> bytes:
-    """A script that hands over bytes as a string, to be read as x-user-defined: there each byte is one letter."""
+    """A script that hands over bytes as strings, to be read as x-user-defined: there each byte is one letter.
+
+    Strings of a megabyte each: of one of 46 MB, Chromium's parser copies what it has at each further megabyte, and freezes the page.
+    """
+    parts = [content[at : at + 2**20] for at in range(0, len(content), 2**20)]
     for letter, escaped in ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r")):
-        content = content.replace(letter, escaped)
-    return b'attattr.take("%s", "%s");\n' % (name.encode(), content)
+        parts = [part.replace(letter, escaped) for part in parts]
+    return b'attattr.take("%s", "%s");\n' % (name.encode(), b'", "'.join(parts))
 
 
 @cache

@@ -51,9 +51,12 @@ globalThis.attattr = (() => {
   // A file comes as a script, which gives its bytes to attattr.take. From a server it is kept by the browser (Cache API).
   const taken = new Map();
 
-  function take(name, text) {
-    const bytes = new Uint8Array(text.length);
-    for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at); // x-user-defined: the low eight bits are the byte
+  function take(name, ...texts) {
+    const bytes = new Uint8Array(texts.reduce((length, text) => length + text.length, 0));
+    let to = 0;
+    for (const text of texts) {
+      for (let at = 0; at < text.length; at++) bytes[to++] = text.charCodeAt(at); // x-user-defined: the low eight bits are the byte
+    }
     taken.set(name, bytes);
   }
 
