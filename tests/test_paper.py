@@ -129,3 +129,44 @@ def test_the_tables_of_the_paper_are_in_its_text(texts):
     cells = (PAPERS / TEXTS["hao2020"]).read_text(encoding="utf-8").split("contra-\tentail-")[1].split("Table 2:")[0]
     printed = [float(number) for number in re.findall(r"-?\d+\.\d+", cells)]
     assert sorted(printed) == sorted(TABLE2.percent)
+
+
+@pytest.fixture(scope="module")
+def chapter14():
+    """What the cells of chapter 14 compute, without its figures and its model."""
+    names = [
+        "imports",
+        "ex-number-outcome-solution",
+        "ex-over-tasks-solution",
+        "read",
+        "judge",
+        "measure",
+        "records",
+        "fig6-records",
+        "tables",
+        "points",
+    ]
+    cells = json.loads((ROOT / "book" / "14-the-paper-reproduced.ipynb").read_text(encoding="utf-8"))["cells"]
+    found, frames = {}, {}
+    for cell in cells:
+        if cell["id"] in (*names, "controls", "orders"):
+            exec("".join(cell["source"]), found)
+            frames[cell["id"]] = found.get("frame")
+    return found | {"frames": frames}
+
+
+def test_chapter_14_says_in_words_what_its_cells_compute(chapter14):
+    outcomes = chapter14["outcomes"].merge(VALUES[["paper", "rule", "what"]], left_on="value", right_index=True)
+    outcomes = outcomes[outcomes["size"] == "6 layers"]
+    orders = outcomes[outcomes.rule.isin(["below", "above", "not behind"])]
+    of_paper = orders.groupby("paper").outcome.apply(lambda found: (found == "same").mean())
+    assert of_paper["hao2020"] > 0.5, "its orders mostly hold"
+    assert of_paper["abnar2020"] == 0, "its order of methods is not found"
+    assert chapter14["points"].holds.mean() < 0.5, "levels mostly differ"
+    for use in ("attribution's choice is better", "edges of the graph", "with random words", "heads pruned", "five points of Taylor"):
+        assert (orders[orders.what.str.contains(use)].outcome == "same").all(), use
+    control = pandas.DataFrame(chapter14["frames"]["controls"]).T
+    assert control.same["ours"] > control.same["shuffled, 1,000 times"] and control.r["random words"] > 0.3
+    told = chapter14["records"].merge(VALUES[["value", "place"]].rename(columns={"value": "number"}), left_on="value", right_index=True)
+    stars = told[told.place.eq("§5.2, Fig. 5") & told.number.notna()]
+    assert len(stars) == 2 and (100 * stars.ours < stars.number).all(), "both of ours are lower"
