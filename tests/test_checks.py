@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 import attattr
 from attattr.book.checks import EXERCISES, check
@@ -301,6 +301,34 @@ def rollout_with(attention, share):
 
 
 # for each exercise: right answers, and mistakes
+def number_outcome(percent, right, rows):
+    interval = binomtest(right, rows).proportion_ci(method="wilson") if right <= rows else None
+    return "same" if interval and interval.low <= percent / 100 <= interval.high else "differs"
+
+
+def wald_outcome(percent, right, rows):
+    share = right / rows
+    return "same" if abs(percent / 100 - share) <= 1.96 * (share * (1 - share) / rows) ** 0.5 else "differs"
+
+
+def over_tasks(holds):
+    if not holds:
+        return "cannot be tested"
+    return "same" if all(holds) else "partly" if any(holds) else "differs"
+
+
+def average_change(rows, label, own=True, kinds=("chosen",)):
+    mine = [row for row in rows if row["against"] == label and (row["class"] == label or not own)]
+    after = [row["accuracy"] for row in mine if row["kind"] in kinds]
+    before = [row["accuracy"] for row in mine if row["kind"] == "no trigger"]
+    return 100 * (sum(after) / len(after) - before[0])
+
+
+def does_not_follow(before, after, printed, rounding=0.015):
+    follows = [sum(three) / 3 - one for one, three in zip(before, after, strict=True)]
+    return [i for i, (one, other) in enumerate(zip(follows, printed, strict=True)) if abs(one - other) > rounding]
+
+
 ANSWERS = {
     "1.1": (
         [lambda attention, value: (attention @ value).transpose(1, 2)],
@@ -683,6 +711,44 @@ ANSWERS = {
             lambda attention, share: rollout_with(attention, share)[None],
         ],
     ),
+    "14.1": (
+        [number_outcome],
+        [
+            lambda percent, right, rows: number_outcome(100 * percent, right, rows),  # a percentage of a percentage
+            lambda percent, right, rows: number_outcome(percent, right, 100 * rows),
+            lambda percent, right, rows: wald_outcome(percent, right, rows),
+            lambda percent, right, rows: "same" if abs(percent - 100 * right / rows) < 5 else "differs",
+            lambda percent, right, rows: number_outcome(percent, right, rows) == "same",
+        ],
+    ),
+    "14.2": (
+        [over_tasks],
+        [
+            lambda holds: "same" if all(holds) else "partly" if any(holds) else "differs",  # nothing tested
+            lambda holds: over_tasks([any(holds)] if holds else []),
+            lambda holds: over_tasks([all(holds)] if holds else []),
+            lambda holds: over_tasks(holds[:1]),
+        ],
+    ),
+    "14.3": (
+        [average_change],
+        [
+            lambda rows, label: average_change(rows, label) / 100,
+            lambda rows, label: -average_change(rows, label),
+            lambda rows, label: average_change(rows, label, own=False),
+            lambda rows, label: average_change(rows, label, kinds=("chosen", "random words", "chosen on these rows")),
+            lambda rows, label: average_change([row for row in rows if row["rank"] in (None, 1)], label),  # the best trigger alone
+        ],
+    ),
+    "14.4": (
+        [does_not_follow],
+        [
+            lambda before, after, printed: does_not_follow(before, after, printed, 0.001),
+            lambda before, after, printed: does_not_follow(before, after, [-abs(one) for one in printed]),
+            lambda before, after, printed: [one + 1 for one in does_not_follow(before, after, printed)],  # counted from 1
+            lambda before, after, printed: len(does_not_follow(before, after, printed)),
+        ],
+    ),
 }
 NUMBERS = list(ANSWERS)
 RIGHT = [pytest.param(number, answer, id=f"{number}-{i}") for number in NUMBERS for i, answer in enumerate(ANSWERS[number][0])]
@@ -720,7 +786,7 @@ CONVERSIONS = {
 
 
 @pytest.mark.parametrize("holder", CONVERSIONS)
-@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1", "9.2", "10.2")])
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("6.1", "9.1", "9.2", "10.2", "14.1", "14.2")])
 def test_a_right_answer_may_come_in_any_holder_and_precision(number, holder, capsys):
     check(number, lambda *given: CONVERSIONS[holder](ANSWERS[number][0][0](*given)))
     assert capsys.readouterr().out == f"Exercise {number}: right\n"

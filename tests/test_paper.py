@@ -1,10 +1,12 @@
 """What the papers say, in ``data/paper/``: word for word, each claim met in a chapter, each result there."""
 
+import json
 import re
 from pathlib import Path
 
 import pandas
 import pytest
+from docutils.nodes import make_id
 
 import attattr
 from attattr.book.results import name_of
@@ -15,14 +17,25 @@ TEXTS = {"hao2020": "attattr-arxiv-v1.md", "hao2021": "attattr-aaai-digest-zh.tx
 PAPERS = next((folder for folder in (ROOT.parent / "shared" / "papers", Path("/work/shared/papers")) if folder.is_dir()), None)
 PLANNED = {"13-beyond-bert", "14-the-paper-reproduced", "15-your-own-model"}  # until they are there
 CHAPTERS = {path.stem for path in (ROOT / "book").glob("*.ipynb")} | PLANNED
+RULES = {"equal", "interval", "below", "above", "not behind", "rising", "high r", "no r", "none"}  # chapter 14 says what each asks
 RESULTS = {name_of(path) for folder in ("results", "paper") for path in (data_folder() / folder).glob("*.json")}
-CLAIMS, VALUES, TABLE1, TABLE2 = (attattr.result(f"paper-{name}") for name in ("claims", "values", "table1", "table2"))
-QUOTES = [(claim.paper, claim.claim) for claim in CLAIMS.itertuples()] + [("hao2020", value.said) for value in VALUES.itertuples()]
+CLAIMS, VALUES, CODE, TABLE1, TABLE2 = (attattr.result(f"paper-{name}") for name in ("claims", "values", "code", "table1", "table2"))
+QUOTES = [(claim.paper, claim.claim) for claim in CLAIMS.itertuples()] + [(value.paper, value.said) for value in VALUES.itertuples()]
 
 
 def plain(text):
     """A text without the space and the marks that tell nothing: who prints a quote may set both as he likes."""
     return re.sub(r"[\s*`]+", "", text)
+
+
+def sections(chapter):
+    """The headings of a chapter as addresses on its page; None of one that is still to come."""
+    path = ROOT / "book" / f"{chapter}.ipynb"
+    if not path.is_file():
+        return None
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    written = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return {make_id(title) for title in re.findall(r"^##+ (.*)", written, re.MULTILINE)}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +62,15 @@ def test_every_claim_is_met_in_a_chapter_and_rests_on_results_that_are_there():
     assert set(CLAIMS.found) == {"same", "partly", "differs", "not testable"}
     assert set(CLAIMS.kind) == {"finding", "method", "setting", "figure", "table", "background"}
     for claim in CLAIMS.itertuples():
-        assert claim.met and set(claim.met) <= CHAPTERS, claim
+        assert claim.met and {place.split("#")[0] for place in claim.met} <= CHAPTERS, claim
         assert set(claim.results) <= RESULTS, claim
+
+
+def test_every_link_to_a_section_leads_to_a_heading():
+    for place in [*CLAIMS.met.explode(), *CODE.met.explode()]:
+        chapter, _, section = place.partition("#")
+        assert chapter in CHAPTERS
+        assert (not section and chapter in PLANNED) or section in sections(chapter), place
 
 
 def test_every_part_of_the_paper_has_its_claims():
@@ -63,17 +83,36 @@ def test_every_part_of_the_paper_has_its_claims():
 
 def test_a_reason_is_sentences_without_measured_numbers():
     """What was measured is read from the results when a page is built: a number typed here would grow old."""
-    for claim in CLAIMS.itertuples():
-        assert claim.why.endswith((".", "?")) and not re.search(r"\d[.]\d|%", claim.why.replace("§5.3", "")), claim.why
+    for why in [*CLAIMS.why, *VALUES.why, TABLE1.attrs["why"], *TABLE2.attrs["why"].values()]:
+        assert why.endswith((".", "?")) and not re.search(r"\d[.]\d|%", why.replace("§5.3", "")), why
 
 
 def test_what_lies_beside_a_value_of_the_paper_can_be_found():
     for value in VALUES.itertuples():
-        assert set(value.results) <= RESULTS
-        assert bool(value.results) == pandas.notna(value.where) == pandas.notna(value.of)
+        assert set(value.results) <= RESULTS and value.rule in RULES
+        assert bool(value.results) == pandas.notna(value.where) == pandas.notna(value.of) == (value.rule not in ("equal", "none"))
+        assert pandas.notna(value.than) == (value.rule in ("below", "above", "not behind"))
+        assert pandas.notna(value.value) == (value.rule in ("equal", "interval"))
         for name in value.results:
-            found = attattr.result(name).query(value.where)
-            assert pandas.notna(found[value.of]).any() and pandas.notna(found[value.of]).all(), (name, value.where)
+            table = attattr.result(name)
+            for query in filter(pandas.notna, (value.where, value.than)):
+                found = table.query(query)
+                assert pandas.notna(found[value.of]).any() and pandas.notna(found[value.of]).all(), (name, query)
+            assert pandas.isna(value.each) or value.each in table
+
+
+def test_what_a_rule_can_judge_is_among_the_claims():
+    """So that an outcome by hand and one by rule can be laid side by side."""
+    claims = [plain(claim) for claim in CLAIMS.claim]
+    for value in VALUES[~VALUES.rule.isin(["equal", "none"])].itertuples():
+        assert any(plain(value.said) in claim for claim in claims), value.said
+
+
+def test_where_paper_and_code_disagree_all_three_sides_are_told():
+    assert not CODE.duplicated(["paper", "item"]).any()
+    for row in CODE.itertuples():
+        assert row.paper in TEXTS and row.met
+        assert all(side.endswith(".") for side in (row.said, row.code, row.ours)), row
 
 
 def test_the_triggers_of_the_paper_are_three_a_class_and_short():
@@ -90,3 +129,44 @@ def test_the_tables_of_the_paper_are_in_its_text(texts):
     cells = (PAPERS / TEXTS["hao2020"]).read_text(encoding="utf-8").split("contra-\tentail-")[1].split("Table 2:")[0]
     printed = [float(number) for number in re.findall(r"-?\d+\.\d+", cells)]
     assert sorted(printed) == sorted(TABLE2.percent)
+
+
+@pytest.fixture(scope="module")
+def chapter14():
+    """What the cells of chapter 14 compute, without its figures and its model."""
+    names = [
+        "imports",
+        "ex-number-outcome-solution",
+        "ex-over-tasks-solution",
+        "read",
+        "judge",
+        "measure",
+        "records",
+        "fig6-records",
+        "tables",
+        "points",
+    ]
+    cells = json.loads((ROOT / "book" / "14-the-paper-reproduced.ipynb").read_text(encoding="utf-8"))["cells"]
+    found, frames = {}, {}
+    for cell in cells:
+        if cell["id"] in (*names, "controls", "orders"):
+            exec("".join(cell["source"]), found)
+            frames[cell["id"]] = found.get("frame")
+    return found | {"frames": frames}
+
+
+def test_chapter_14_says_in_words_what_its_cells_compute(chapter14):
+    outcomes = chapter14["outcomes"].merge(VALUES[["paper", "rule", "what"]], left_on="value", right_index=True)
+    outcomes = outcomes[outcomes["size"] == "6 layers"]
+    orders = outcomes[outcomes.rule.isin(["below", "above", "not behind"])]
+    of_paper = orders.groupby("paper").outcome.apply(lambda found: (found == "same").mean())
+    assert of_paper["hao2020"] > 0.5, "its orders mostly hold"
+    assert of_paper["abnar2020"] == 0, "its order of methods is not found"
+    assert chapter14["points"].holds.mean() < 0.5, "levels mostly differ"
+    for use in ("attribution's choice is better", "edges of the graph", "with random words", "heads pruned", "five points of Taylor"):
+        assert (orders[orders.what.str.contains(use)].outcome == "same").all(), use
+    control = pandas.DataFrame(chapter14["frames"]["controls"]).T
+    assert control.same["ours"] > control.same["shuffled, 1,000 times"] and control.r["random words"] > 0.3
+    told = chapter14["records"].merge(VALUES[["value", "place"]].rename(columns={"value": "number"}), left_on="value", right_index=True)
+    stars = told[told.place.eq("§5.2, Fig. 5") & told.number.notna()]
+    assert len(stars) == 2 and (100 * stars.ours < stars.number).all(), "both of ours are lower"

@@ -240,6 +240,20 @@ MIXED = tensor(  # the weights of flow, three layers of three tokens; the ways t
         [[0.625, 0.375, 0.0], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]],
     ]
 )
+ATTACKED = [  # rows of a result table2, of one task; the last four must not count
+    {"against": "yes", "class": "yes", "kind": "no trigger", "rank": None, "accuracy": 0.8},
+    {"against": "no", "class": "no", "kind": "no trigger", "rank": None, "accuracy": 0.7},
+    {"against": "yes", "class": "yes", "kind": "chosen", "rank": 1, "accuracy": 0.3},
+    {"against": "yes", "class": "yes", "kind": "chosen", "rank": 2, "accuracy": 0.4},
+    {"against": "yes", "class": "yes", "kind": "chosen", "rank": 3, "accuracy": 0.65},
+    {"against": "no", "class": "no", "kind": "chosen", "rank": 1, "accuracy": 0.75},
+    {"against": "no", "class": "no", "kind": "chosen", "rank": 2, "accuracy": 0.65},
+    {"against": "no", "class": "no", "kind": "chosen", "rank": 3, "accuracy": 0.7},
+    {"against": "yes", "class": "no", "kind": "chosen", "rank": 1, "accuracy": 0.9},
+    {"against": "no", "class": "yes", "kind": "chosen", "rank": 1, "accuracy": 0.1},
+    {"against": "yes", "class": "yes", "kind": "random words", "rank": 1, "accuracy": 0.78},
+    {"against": "no", "class": "no", "kind": "chosen on these rows", "rank": 1, "accuracy": 0.2},
+]
 RANKED = tensor([9.0, 0.1, 0.5, -0.7, 0.3, 8.0]), tensor([False, True, True, True, True, False])  # both ends are special tokens
 
 EXERCISES = {
@@ -386,4 +400,31 @@ EXERCISES = {
     ),
     # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
     "12.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
+    # number_outcome: whether the paper's percentage lies in Wilson's 95 % interval of ours
+    "14.1": Exercise(
+        "percent, right, rows",
+        (54.95, 253, 444, "same"),
+        (60, 496, 1000, "differs"),
+        (1, 0, 100, "same"),  # p ± 1.96 standard errors is no interval at 0
+        (97, 36, 40, "differs"),  # nor near 1
+        (75, 34, 40, "same"),  # ten points away, with few rows
+    ),
+    # over_tasks: the outcome of a statement that was tested on several tasks
+    "14.2": Exercise(
+        "holds",
+        ([True, True, True], "same"),
+        ([True, False, True, True], "partly"),
+        ([False, False], "differs"),
+        ([False], "differs"),
+        ([], "cannot be tested"),
+    ),
+    # average_change: the last row of Table 2 for one class, in points, from the rows of a result
+    "14.3": Exercise("rows, label", (ATTACKED, "yes", -35), (ATTACKED, "no", 0)),
+    # does_not_follow: the places of the changes that are not the mean of the accuracies after, minus the one before
+    "14.4": Exercise(
+        "before, after, printed",
+        ([80, 60, 90], [[10, 20, 30], [50, 50, 50], [80, 70, 61]], [-60, -30, -19.67], [1]),
+        ([50.01], [[40, 40, 40.01]], [-10.0], []),  # what rounding can do
+        ([50], [[40, 40, 40]], [10.0], [0]),  # the sign
+    ),
 }

@@ -45,7 +45,11 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task; of 
     "paper-claims": ("paper", "place", "kind", "claim", "met", "found", "results", "why"),
     "paper-table1": ("task", "class", "rank", "tokens"),
     "paper-table2": ("task", "trigger", "class", "percent"),
-    "paper-values": ("place", "task", "what", "said", "value", "unit", "layers", "results", "where", "of"),
+    "paper-values": (
+        *("paper", "place", "task", "what", "said", "value", "unit", "layers"),
+        *("rule", "results", "where", "than", "each", "take", "of", "why"),
+    ),
+    "paper-code": ("paper", "item", "said", "code", "ours", "met"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
@@ -55,7 +59,7 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
 
     Args:
         name: kind and task of the book's own, ``"fig5-mnli"``, of the large size ``"base/fig5-mnli"``. ``"paper-claims"``,
-            ``"paper-values"``, ``"paper-table1"`` and ``"paper-table2"`` are what the papers say.
+            ``"paper-values"``, ``"paper-code"``, ``"paper-table1"`` and ``"paper-table2"`` are what the papers say.
             Or the path of a file, ``"results/fig5-mnli.json"``.
         measure: of a table that holds several, the rows of this one alone, without the columns that it leaves empty.
 
