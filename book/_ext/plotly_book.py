@@ -102,7 +102,7 @@ def short(text: str) -> str:
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Say what the page is about, for search engines and for previews of links."""
     texts = [node.astext().replace("\n", " ") for node in doctree.findall(nodes.paragraph)] if doctree else []
-    about = next((text for text in texts if len(text) > 80), DESCRIPTION)
+    about = next((text.lstrip("… ") for text in texts if len(text) > 80), DESCRIPTION)
     about = about if len(about) <= LABEL else about[:LABEL].rsplit(" ", 1)[0] + " …"
     _, _, owner, name = app.config.html_theme_options["repository_url"].rsplit("/", 3)
     picture = "_static/readme.png"
@@ -115,7 +115,9 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
 
 def choose_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Leave out the scripts that this page does not use."""
-    app.add_js_file("figures.js", loading_method="defer")
+    if doctree and any("plotly" in node for node in doctree.findall(nodes.raw)):
+        bundle = context["pathto"]("_static/plotly-cartesian.min.js", 1)
+        context["metatags"] += f'<link rel="preload" as="script" href="{bundle}" />\n'
     unused = ["sphinx-thebe.js"]  # which needs a kernel, and declares its names twice
     if doctree and not any(doctree.findall(lambda node: isinstance(node, nodes.math | nodes.math_block))):
         unused.append("tex-svg.js")
@@ -161,6 +163,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     installed = render.load_mime_renders
     render.load_mime_renders = lambda: [PlotlyFigure, LastPicture, *installed()]
     app.add_css_file("icons.css")
+    app.add_js_file("figures.js", loading_method="defer", priority=100)  # before MathJax, which takes longest
     app.connect("env-updated", drop_widget_state)
     app.connect("html-page-context", describe)
     app.connect("html-page-context", choose_scripts, priority=900)

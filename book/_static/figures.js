@@ -129,8 +129,8 @@ const off = (panel, x) => Math.abs((panel.ends[0] + panel.ends[1]) / 2 - x);
 
 function told(canvas) {
   const lines = [], axes = canvas._fullLayout;
-  for (const trace of [...canvas._fullData].reverse()) {
-    if (trace.visible !== true || trace.hoverinfo === "skip") continue;
+  const traces = canvas._fullData.filter((trace) => trace.visible === true && trace.hoverinfo !== "skip").reverse();
+  for (const trace of traces) {
     const named = (axis, value) => {
       const place = axis?.tickvals ? [...axis.tickvals].indexOf(value) : -1;
       return place >= 0 ? axis.ticktext?.[place] ?? value : value;
@@ -152,12 +152,15 @@ function told(canvas) {
     };
     if (trace.type === "heatmap") {
       const cells = [...trace.z].flatMap((row, i) => [...row].map((z, j) => [Math.abs(z), i, j])).filter(([z]) => z > 0);
-      cells.sort((a, b) => b[0] - a[0]).slice(0, MOST).forEach(([, i, j]) => lines.push(say(i, j)));
+      lines.push(...cells.sort((a, b) => b[0] - a[0]).slice(0, MOST).map(([, i, j]) => say(i, j)));
     } else if (trace.type === "box") {
-      const named_boxes = canvas.calcdata[trace.index] ?? [];
-      for (const one of named_boxes) if (one.med !== undefined) lines.push(`${trace.name ?? ""} ${number(named(at.x, one.pos))}: median ${number(one.med)}, half of them ${number(one.q1)} to ${number(one.q3)}`);
+      const boxes = canvas.calcdata[trace.index].filter((one) => one.med !== undefined);
+      const middle = (one) => `median ${number(one.med)}, half of them ${number(one.q1)} to ${number(one.q3)}`;
+      lines.push(...boxes.map((one) => `${trace.name ?? ""} ${number(named(at.x, one.pos))}: ${middle(one)}`));
     } else {
-      [...(trace.x ?? [])].forEach((x, i) => { if (x !== null) lines.push(say(i)); });
+      const points = [...(trace.x ?? [])].flatMap((x, i) => x === null ? [] : [i]);
+      const each = Math.max(1, Math.ceil(points.length / Math.max(4, Math.floor(MOST / traces.length))));  // some of a long line
+      lines.push(...points.filter((_, n) => n % each === 0).map((i) => say(i)));
     }
   }
   return [...new Set(lines.map(unescaped))].filter((line) => line && line !== ",");
@@ -194,8 +197,8 @@ function pointing(canvas, axis, say) {
         if (!lower || ![lower, upper].some((end) => Math.abs(end.word - word) < 0.1)) return false;
         const [read, reader] = [lower, upper].map((end) => Math.round(end.word));
         if (read !== reader) {
-          const layer = Math.floor(lower.level + 0.05);
-          ((found[panel] ??= {})[layer] ??= new Set()).add(reader === word ? `reads ${names[read]}` : `is read by ${names[reader]}`);
+          const layer = (found[panel] ??= {})[Math.floor(lower.level + 0.05)] ??= { reads: new Set(), "is read by": new Set() };
+          if (reader === word) layer.reads.add(`“${names[read]}”`); else layer["is read by"].add(`“${names[reader]}”`);
         }
         return true;
       });
@@ -205,7 +208,8 @@ function pointing(canvas, axis, say) {
       strand.setAttribute("class", "strand");
       path.after(strand);
     }
-    const layers = (panel) => Object.entries(found[panel]).map(([layer, told]) => `layer ${layer} ${[...told].join(", ")}`).join("; ");
+    const verbs = (told) => Object.entries(told).filter(([, words]) => words.size).map(([verb, words]) => `${verb} ${[...words].join(" ")}`);
+    const layers = (panel) => Object.entries(found[panel]).map(([layer, told]) => `layer ${layer}: ${verbs(told).join(" and ")}`).join("; ");
     const panels = Object.keys(found).sort(), side = (n) => panels.length < 2 ? "" : n ? "Right: " : "Left: ";
     say(word < 0 ? "" : `“${names[word]}”. ` + (panels.map((panel, n) => `${side(n)}${layers(panel)}.`).join(" ") || "No line is drawn."));
   }
@@ -316,15 +320,18 @@ for (const box of document.querySelectorAll(".plotly-figure, div.numbers, div.ce
   box.addEventListener("scroll", () => edges(box), { passive: true });
 }
 
-// On paper: all figures, as wide as the page, and all that is folded.
-let folded = [];
+// On paper: all figures, as wide as the page, all that is folded, and black on white.
+let folded = [], theme;
+const root = document.documentElement.dataset;
 addEventListener("beforeprint", async () => {
   folded = [...document.querySelectorAll("details:not([open]):not(.in-words)")];
   folded.forEach((fold) => { fold.open = true; });
+  [theme, root.theme] = [root.theme, "light"];
   await Promise.all(figures.map(draw));  // without a timer on the way if Plotly is there: done before the page is printed
   figures.forEach((figure) => figure.fit(PAPER));
 });
 addEventListener("afterprint", () => {
   folded.forEach((fold) => { fold.open = false; });
+  root.theme = theme;
   figures.forEach((figure) => figure.fit?.());
 });
