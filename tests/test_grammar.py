@@ -242,6 +242,7 @@ def drawn(chromium: Browser, folder: Path, figure: go.Figure) -> Page:
     page = chromium.new_page(viewport={"width": 900, "height": 700})
     page.goto(f"file://{file}", wait_until="load")
     page.wait_for_selector(".plotly-canvas .main-svg")
+    page.wait_for_timeout(100)  # as wide as its column
     return page
 
 

@@ -75,9 +75,9 @@ def test_long_code_is_folded(chapter: NotebookNode) -> None:
         assert folded or len(cell.source.splitlines()) <= MAX_LINES, f"cell {cell.id}: more than {MAX_LINES} lines, tag it hide-input"
 
 
-def test_live_cells_leave_no_dead_output_on_the_page(chapter: NotebookNode) -> None:
+def test_the_page_may_show_what_live_cells_last_showed(chapter: NotebookNode) -> None:
     for cell in code_cells(chapter):
-        assert "run-live" not in tags(cell) or "remove-output" in tags(cell), f"cell {cell.id}: run-live without remove-output"
+        assert not {"run-live", "remove-output"} <= set(tags(cell)), f"cell {cell.id}: run-live with remove-output"
 
 
 def test_chapters_leave_renderer_and_environment_alone(chapter: NotebookNode) -> None:

@@ -88,9 +88,7 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {kind: {name: look[place] for name, look in chosen.items()} for place, kind in enumerate(kinds)}
 
 
-def page(
-    figure: go.Figure, alt: str, height: int, min_width: int | None = None, words: str | None = None, **layout: Any
-) -> go.Figure:
+def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None, words: str | None = None, **layout: Any) -> go.Figure:
     """Put a figure on the page: the look that all share, its height in pixels, and what it shows in words (``alt``).
 
     Args:

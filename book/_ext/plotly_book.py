@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 from docutils import nodes
 from myst_nb.core import render
 from sphinx.util.logging import getLogger
+
+from attattr.book.pages import LABEL, figure_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,12 +28,8 @@ if TYPE_CHECKING:
 FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 KINDS = {"scatter", "bar", "box", "heatmap"}  # of traces, which the vendored _static/plotly-cartesian.min.js draws
-MARKUP = """<div class="plotly-figure" role="figure" aria-label="{label}"><div class="plotly-canvas" style="min-height:{height}px"></div>
-<details class="in-words"><summary>In words</summary><p>{alt}</p></details>
-<script type="application/json">{figure}</script></div>"""
-LABEL = 150  # letters
 ICON = r'(?<![\w-])"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"\w+",(?:"([^"]+)"|\["[^"]*","([^"]+)"\])\]'  # in the theme's fontawesome.js
-DESCRIPTION = "Which words does a transformer connect to decide as it does? Self-attention attribution and attention flow, in code that runs."
+DESCRIPTION = "Which words does a transformer connect to decide? Self-attention attribution and attention flow, in code that runs."
 
 
 class PlotlyFigure:
@@ -50,13 +48,7 @@ class PlotlyFigure:
             renderer.logger.warning("Plotly figure without layout.meta['alt']", subtype="plotly_alt", line=data.line)
         if other := {trace["type"] for trace in figure["data"]} - KINDS:
             renderer.logger.warning(f"Plotly traces {other}: the pages draw {KINDS} only", subtype="plotly_kind", line=data.line)
-        # Every "<" escaped: no text inside a figure can end the script element.
-        fields = {"label": short(alt), "alt": alt}
-        text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")
-        markup = MARKUP.format(
-            **{key: html.escape(value) for key, value in fields.items()}, figure=text, height=figure["layout"].get("height", 450)
-        )
-        return [nodes.raw("", markup, format="html", plotly=True)]
+        return [nodes.raw("", figure_html(figure), format="html", plotly=True)]
 
 
 class LastPicture:
@@ -93,17 +85,12 @@ def last_shown(saved: Mapping[str, Any], model: str) -> str:
     return f'<span class="setting">{html.escape(str(state.get("description", "")))} <b>{html.escape(str(chosen))}</b></span> '
 
 
-def short(text: str) -> str:
-    """The first sentence, or as many of its words as a label may have."""
-    first = re.split(r"(?<=[.;:]) ", text)[0]
-    return first if len(first) <= LABEL else first[:LABEL].rsplit(" ", 1)[0] + " …"
-
-
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Say what the page is about, for search engines and for previews of links."""
+    """Say what the page is about, for search engines and for previews of links; its tables have no empty headings."""
     texts = [node.astext().replace("\n", " ") for node in doctree.findall(nodes.paragraph)] if doctree else []
     about = next((text.lstrip("… ") for text in texts if len(text) > 80), DESCRIPTION)
     about = about if len(about) <= LABEL else about[:LABEL].rsplit(" ", 1)[0] + " …"
+    context["body"] = re.sub(r"<th[^>]*>(<p></p>)?</th>", "<td></td>", context.get("body", ""))  # an empty cell is no heading
     _, _, owner, name = app.config.html_theme_options["repository_url"].rsplit("/", 3)
     picture = "_static/readme.png"
     public = f"https://{owner.lower()}.github.io/{name}/{picture}"  # of the local book there is no such address
@@ -145,8 +132,8 @@ def keep_used_icons(app: Sphinx, failure: Exception | None) -> None:
             continue
         width, height, *paths = found.groups()
         path = next(filter(None, paths))
-        svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>".replace("<", "%3C")
-        rules.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{svg.replace(">", "%3E")}"); width: {int(width) / int(height):.3g}em; }}')
+        svg = quote(f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>", safe=" '/:=,")
+        rules.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{svg}"); width: {int(width) / int(height):.3g}em; }}')
     (static / "icons.css").write_text("\n".join(rules) + "\n", encoding="utf-8")
     script.write_text("// The icons that are used are in ../icons.css (book/_ext/plotly_book.py).\n", encoding="utf-8")
 

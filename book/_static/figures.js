@@ -3,15 +3,17 @@
 // and words at which one can point. Plotly itself is loaded by the first figure.
 "use strict";
 
+(() => {
 const NARROW = 600;  // pixels: below, panels stand below one another
 const PAPER = 660;  // pixels: the width of a printed page
 const MOST = 40;  // values that are told in words
 const touch = matchMedia("(pointer: coarse)").matches;
-const bundle = new URL("plotly-cartesian.min.js", document.currentScript.src);
+// Beside this file; in a notebook, which has no files beside it, attattr.book.pages says where.
+const bundle = window.attattrPlotly ?? { src: new URL("plotly-cartesian.min.js", document.currentScript.src) };
 
 let loading;  // once, whichever figure asks first
 const plotly = () => loading ??= window.Plotly ? Promise.resolve() : new Promise((loaded, failed) => {
-  const script = Object.assign(document.createElement("script"), { src: bundle, onload: loaded, onerror: failed });
+  const script = Object.assign(document.createElement("script"), bundle, { onload: loaded, onerror: failed });
   document.head.append(script);
 });
 
@@ -287,7 +289,7 @@ async function drawing(figure) {
     for (const label of controls.children) label.again?.();
   };
   let seen;
-  new ResizeObserver(([{ contentRect: { width } }]) => { if (width && width !== seen) { seen = width; figure.fit(); } }).observe(figure);
+  new ResizeObserver(([{ contentRect: { width } }]) => { if (width && width !== seen && !printing) { seen = width; figure.fit(); } }).observe(figure);
 }
 
 // In the dark all of a figure is turned from light to dark by book.css, but for scales of colours that begin dark: their bright end stays.
@@ -321,17 +323,18 @@ for (const box of document.querySelectorAll(".plotly-figure, div.numbers, div.ce
 }
 
 // On paper: all figures, as wide as the page, all that is folded, and black on white.
-let folded = [], theme;
+let folded = [], theme, printing = false;
 const root = document.documentElement.dataset;
 addEventListener("beforeprint", async () => {
   folded = [...document.querySelectorAll("details:not([open]):not(.in-words)")];
   folded.forEach((fold) => { fold.open = true; });
-  [theme, root.theme] = [root.theme, "light"];
+  [theme, root.theme, printing] = [root.theme, "light", true];
   await Promise.all(figures.map(draw));  // without a timer on the way if Plotly is there: done before the page is printed
   figures.forEach((figure) => figure.fit(PAPER));
 });
 addEventListener("afterprint", () => {
   folded.forEach((fold) => { fold.open = false; });
-  root.theme = theme;
+  [root.theme, printing] = [theme, false];
   figures.forEach((figure) => figure.fit?.());
 });
+})();
