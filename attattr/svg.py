@@ -75,8 +75,8 @@ def picture(figure: go.Figure, width: float = 620.0) -> str:
         parts.append(words((x, y), note.text, {"left": "start", "right": "end"}.get(note.xanchor, "middle"), note.font.color or INK))
     ends = f"max-width:{1.3 * width:.0f}px;min-width:{layout.meta.get('min_width', 0)}px"
     return (
-        f'<div style="overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="{escape(layout.meta["alt"])}" style="display:block;width:100%;{ends};background:#fff" '
+        f'<div style="overflow-x:auto" tabindex="0"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="img" aria-label="{escape(layout.meta["alt"])}" style="display:block;width:100%;{ends};background:#fff" '
         f'font-family="sans-serif" font-size="13" fill="none">{"".join(parts)}</svg></div>'
     )
 

@@ -166,7 +166,7 @@ def page(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     file = tmp_path_factory.mktemp("words") / "page.html"
     markup = "".join(FIGURE.format(name=name, figure=text) for name, text in texts.items())
     file.write_text(PAGE.format(figures=markup, plotly=PLOTLY, static=ROOT / "book" / "_static"), encoding="utf-8")
-    page = chromium.new_page(viewport={"width": 900, "height": 700})
+    page = chromium.new_page(viewport={"width": 900, "height": 15000})  # figures are drawn as they come near: all are
     page.goto(f"file://{file}", wait_until="load")
     page.wait_for_function("document.querySelector('#careless [data-math=Y]')")  # the last
     yield page

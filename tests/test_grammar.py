@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from attattr.book.pages import BUNDLE, PageRenderer
 from attattr.figures import grammar
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ def drawn(chromium: Browser, folder: Path, figure: go.Figure) -> Page:
     page = chromium.new_page(viewport={"width": 900, "height": 700})
     page.goto(f"file://{file}", wait_until="load")
     page.wait_for_selector(".plotly-canvas .main-svg")
+    page.wait_for_timeout(100)  # as wide as its column
     return page
 
 
@@ -288,4 +290,41 @@ def test_menu_and_slider_work_together_in_either_order(chromium: Browser, tmp_pa
         move()
         page.wait_for_timeout(300)  # Plotly redraws
         assert page.evaluate(ends) == expected
+    page.close()
+
+
+def test_a_notebook_draws_the_figure_with_controls_and_words_from_the_bundle_of_the_book(chromium: Browser, tmp_path: Path) -> None:
+    views = {name: line([0, top]) for name, top in (("low", 1), ("high", 2))}
+    figure = grammar.page(grammar.slide(views, "Top:"), "A line. It rises.", 300)
+    file = tmp_path / "page.html"
+    file.write_text("<!doctype html>" + PageRenderer().to_mimebundle(figure.to_dict())["text/html"], encoding="utf-8")
+    page = chromium.new_page()
+    static = ROOT / "book" / "_static" / "plotly-cartesian.min.js"
+    headers = {"Access-Control-Allow-Origin": "*", "Content-Type": "text/javascript"}
+    page.route(BUNDLE, lambda route: route.fulfill(path=static, headers=headers))  # to the byte, or the browser refuses it
+    page.goto(f"file://{file}")
+    page.wait_for_selector(".plotly-canvas .main-svg")
+    page.locator("input[type=range]").press("End")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.querySelector('.js-plotly-plot').calcdata[0][1].y") == 2
+    assert page.locator("[role=figure]").get_attribute("aria-label") == "A line."
+    assert page.locator(".in-words p").first.text_content() == "A line. It rises."
+    assert page.locator(".sr-only").text_content().startswith("Top: high")
+    page.close()
+
+
+def test_columns_of_plotly_express_stand_below_one_another_where_it_is_narrow(chromium: Browser, tmp_path: Path) -> None:
+    figure = px.scatter(TABLE, x="steps", y="error", facet_col="rule")
+    page = drawn(chromium, tmp_path, grammar.page(figure, "Two panels.", 300))
+    domains = "() => { const { xaxis, xaxis2, yaxis, yaxis2 } = document.querySelector('.js-plotly-plot')._fullLayout;"
+    domains += " return [xaxis, xaxis2, yaxis, yaxis2].map((axis) => axis.domain); }"
+    wide = page.evaluate(domains)
+    assert wide[0][1] < wide[1][0] and wide[2] == wide[3] == [0, 1]
+    page.set_viewport_size({"width": 400, "height": 700})
+    page.wait_for_timeout(300)
+    narrow = page.evaluate(domains)
+    assert narrow[0] == narrow[1] == [0, 1] and narrow[3][1] < narrow[2][0]
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.wait_for_timeout(300)
+    assert page.evaluate(domains) == wide
     page.close()

@@ -29,7 +29,7 @@ class Table:
         head, body = (re.sub("<th(?=[ >])", f'<th scope="{scope}"', part) for scope, part in (("col", head), ("row", body)))
         caption = escape(self.caption)
         return (
-            f'<div class="numbers" role="region" tabindex="0" aria-label="{caption}">{start}<caption>{caption}</caption>{head}{body}</div>'
+            f'<div class="numbers" role="group" tabindex="0" aria-label="{caption}">{start}<caption>{caption}</caption>{head}{body}</div>'
         )
 
     def __repr__(self) -> str:

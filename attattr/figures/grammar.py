@@ -88,11 +88,12 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {kind: {name: look[place] for name, look in chosen.items()} for place, kind in enumerate(kinds)}
 
 
-def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None, **layout: Any) -> go.Figure:
+def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None, words: str | None = None, **layout: Any) -> go.Figure:
     """Put a figure on the page: the look that all share, its height in pixels, and what it shows in words (``alt``).
 
     Args:
         min_width: of a figure that scrolls in its own box where the page is narrower.
+        words: the axis (``"x"`` or ``"y"``) whose tokens the lines join: on the page, the lines of a token light up.
         layout: what else ``update_layout`` takes.
 
     Raises:
@@ -102,7 +103,7 @@ def page(figure: go.Figure, alt: str, height: int, min_width: int | None = None,
         raise ValueError("a figure without alternative text: say in a sentence or two what it shows")
     figure.update_xaxes(zeroline=False, fixedrange=True).update_yaxes(zeroline=False, fixedrange=True, automargin=True)
     figure.update_layout(template="none", height=height, font={"size": 13}, hovermode="closest", dragmode=False, legend=LEGEND)
-    meta = {"alt": printable(alt)} | ({"min_width": min_width} if min_width else {})
+    meta = {"alt": printable(alt)} | {key: value for key, value in {"min_width": min_width, "words": words}.items() if value}
     figure.update_layout(margin={"t": 40, "b": 60, "l": 60, "r": 12}, meta=meta)
     return figure.update_layout(**layout)
 

@@ -96,7 +96,7 @@ def graphs_drawn(att: Attribution, graphs: Mapping[str, nx.DiGraph], active: int
     alt = f"The tokens of “{text}” along the bottom, the {layers} layers upward; curves rise from the token that "
     alt += f"is read to the token that reads and end at {att.tokens[terminal]}, where the model decides: {verdict}. "
     alt += f"At τ = {name} there are {len(drawn[active])} curves. {graph_sentences(graphs[name])}"
-    page(figure, alt, 190 + rise(layers) * layers, 90 + 14 * count if count > 20 else None, hoverdistance=16, showlegend=False)
+    page(figure, alt, 190 + rise(layers) * layers, 90 + 14 * count if count > 20 else None, "x", hoverdistance=16, showlegend=False)
     figure.update_layout(margin={"t": 34, "b": 50, "l": 46, "r": 6})
     for (start, end, part), (color, pale) in zip(bands(att), PARTS, strict=False):
         words[start:end] = [f'<span style="color:{color}">{word}</span>' for word in words[start:end]]
@@ -310,7 +310,7 @@ def maximum_flow_figure(
     alt += "A menu and a slider choose another source."
     plot = rise(layers) * layers + 20 + BARS + TOP
     figure = swap(pictures, "Source after layer:", start)
-    page(figure, alt, plot + 150, min_width=90 + 20 * count if count > 16 else None, barmode="overlay")
+    page(figure, alt, plot + 150, 90 + 20 * count if count > 16 else None, "x", barmode="overlay")
     figure.update_layout(margin={"t": 40, "b": 100, "l": 50, "r": 6}, legend={"y": -60 / plot}, sliders=[{"pad": {"t": 90}}])
     upward = {"anchor": "x2", "domain": [0, BARS / plot], "range": [0, 1.06], "nticks": 4, "gridcolor": FAINT}
     figure.update_layout(yaxis=layer_axis(layers) | {"domain": [(BARS + TOP) / plot, 1]}, yaxis2=upward)

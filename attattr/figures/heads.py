@@ -15,7 +15,6 @@ from . import grammar
 from .graphs import points, straight
 
 BANDS = ((0.5, 1.01, "#00224e", 3.2), (0.25, 0.5, "#4a6c8c", 1.8), (0.12, 0.25, "#a9b7c4", 1.0))  # attention from, to; colour, width
-ABOVE = {"y": 1.02, "yanchor": "bottom"}
 SLANTED = {"tickangle": -60}
 
 
@@ -35,18 +34,18 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     stay = straight([((layers, place), (0, place)) for place in range(count)], grammar.FAINT, 6.0)
     stay.update(name="the token itself (residual)", showlegend=True)
     nodes = points([(level, place) for level in range(layers + 1) for place in range(count)], 9.0, "#ffffff")
-    told = [f"{word}, level {level}" for level in range(layers + 1) for word in grammar.token_labels(tokens)]
-    nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5}, hoverinfo="text", text=told)
+    nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5})
     read = points([(layers, 0)], 16.0, grammar.CONTROL).update(name="read by the classifier", showlegend=True)
     maps = {"mean of all": attention.mean(1)} | {str(head): attention[:, head] for head in range(heads)}
     drawn = {name: [stay, *(band_lines(map_, *band) for band in BANDS), nodes, read] for name, map_ in maps.items()}
     figure = grammar.slide(drawn, "Head (of every layer):")
-    above = ["embeddings", *(f"after layer {layer}" for layer in range(layers))]
+    above = ["embedding", *(f"after {layer}" for layer in range(layers))]
     figure.update_xaxes(grammar.token_axis(tokens, tickangle=-45))
     figure.update_yaxes(tickvals=np.arange(layers + 1), ticktext=above, showgrid=False, ticks="", range=[-0.3, layers + 0.4])
     alt = f"{count} tokens as columns, {layers + 1} rows of nodes from the embeddings below to the output of layer {layers - 1} above. "
     alt += "Lines show who attends to whom in each layer; darker and thicker means more attention. The classifier reads the top [CLS] node."
-    return grammar.page(figure, alt, height=560, min_width=620).update_layout(legend=ABOVE, margin={"t": 70})
+    min_width = 90 + 20 * count if count > 16 else None
+    return grammar.page(figure, alt, 600, min_width, "x").update_layout(legend={"y": -0.15}, margin={"t": 16, "b": 130})
 
 
 def band_lines(attention: Float[Tensor, "L N N"], low: float, high: float, color: str, width: float) -> go.Scatter:
@@ -87,7 +86,7 @@ def head_figure(
     figure.update_layout(xaxis2=wide, xaxis3=wide)
     alt = f"Three heatmaps of one head, for {len(tokens)} tokens: the attention matrix, its values with {size} dimensions, and the "
     alt += "context, each row of which is the mixture of value rows that the attention row asks for. A slider goes through all heads."
-    return grammar.page(figure, alt, height=430, min_width=760).update_layout(margin={"b": 90})
+    return grammar.page(figure, alt, height=430).update_layout(margin={"b": 90})
 
 
 def maps_figure(attribution: Attribution) -> go.Figure:
@@ -109,7 +108,7 @@ def maps_figure(attribution: Attribution) -> go.Figure:
     figure.update_xaxes(grammar.token_axis(tokens, **SLANTED))
     alt = f"Two {len(tokens)} by {len(tokens)} heatmaps of one head, rows attend to columns: attention left, attribution right. "
     alt += "Several cells are bright on the left; on the right nearly all of them are blank. A slider goes through all heads."
-    return grammar.page(figure, alt, height=460, min_width=720).update_layout(margin={"b": 90})
+    return grammar.page(figure, alt, height=460).update_layout(margin={"b": 90})
 
 
 def sheets_figure(attribution: Attribution) -> go.Figure:
@@ -133,7 +132,7 @@ def sheets_figure(attribution: Attribution) -> go.Figure:
     figure.update_yaxes(plain, tickvals=middle[1], ticktext=np.arange(heads), range=[down[-1], down[0]])
     alt = f"Two sheets with one small heatmap for each of {layers * heads} heads, layers across and heads down. The attention sheet is "
     alt += "full of patterns: stripes, diagonals, blocks. The attribution sheet is almost empty: a few dots in a few heads."
-    return grammar.page(figure, alt, height=780, min_width=720).update_layout(yaxis_title="head")
+    return grammar.page(figure, alt, height=780).update_layout(yaxis_title="head")
 
 
 def sheet(maps: Float[Tensor, "L H N N"]) -> Float[Tensor, "rows columns"]:

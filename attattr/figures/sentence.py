@@ -63,7 +63,7 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     alt = f"The words of “{text}” as rows, the {layers} layers from left to right, twice: on the left the strongest attention weights as "
     alt += f"lines, the strongest {in_words(weights, att.tokens, '.2f')}; on the right the strongest attributions, the strongest "
     alt += f"{in_words(scores, att.tokens, '+.2f')}. At the end of the first row the model decides: {att.label}, {att.amount}."
-    grammar.page(figure, alt, height=140 + 36 * len(att.tokens), showlegend=False, hoverdistance=14)
+    grammar.page(figure, alt, height=140 + 36 * len(att.tokens), words="y", showlegend=False, hoverdistance=14)
     return figure.update_layout(margin={"t": 56, "b": 46, "l": 40, "r": 4})
 
 

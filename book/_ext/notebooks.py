@@ -31,11 +31,28 @@ import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("attattr") is None:
     raise ModuleNotFoundError("Open this chapter with the rocket button of the published book: that copy installs attattr.")"""
-PUBLISHED_INSTALL = """import importlib.util
+PUBLISHED_INSTALL = """# This notebook runs on its own: in Colab, on Kaggle, in any Jupyter. What is there is not installed again.
+import importlib.util
+import os
+import subprocess
 import sys
 
-if "google.colab" in sys.modules and importlib.util.find_spec("attattr") is None:
-    %pip install -q "attattr @ git+https://github.com/{repository}@{commit}\""""
+if importlib.util.find_spec("attattr") is None:
+    print("Installing attattr and what it needs. With torch there (Colab, Kaggle): about a minute; else a few minutes.", flush=True)
+    source = "attattr @ git+https://github.com/{repository}@{commit}"
+    command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
+        for line in pip.stdout:
+            if line.startswith(("Collecting", "Building", "Installing", "ERROR", "error", "fatal")):
+                print(line.strip()[:120], flush=True)
+    if pip.returncode:
+        raise RuntimeError("pip failed, see above. On Kaggle: Settings, Internet on. Then run this cell again.")
+    importlib.invalidate_caches()
+    print("Installed. Now run the chapter.")
+if any(name in os.environ for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "JPY_SESSION_NAME")):
+    from attattr.book.pages import show_as_pages
+
+    show_as_pages()  # figures with the controls and descriptions of the book"""
 
 
 def chapters() -> list[Path]:
