@@ -123,7 +123,7 @@ def keep_used_icons(app: Sphinx, failure: Exception | None) -> None:
     script = static / "scripts" / "fontawesome.js"
     every = script.read_text(encoding="utf-8")
     pages = [path.read_text(encoding="utf-8") for path in Path(app.outdir).rglob("*.html")]
-    names = sorted({name for page in pages for name in re.findall(r'<i class="fa-\w+ fa-([a-z-]+)', page)})
+    names = sorted({name for page in pages for name in re.findall(r'<i class="fa[\w-]* fa-([a-z-]+)', page)})
     rules = []
     for name in names:
         found = re.search(ICON.format(name=name), every)
