@@ -178,7 +178,7 @@ def test_plotly_is_the_part_that_is_used_of_the_version_that_python_has(built_bo
 def test_icons_that_are_used_are_drawn_without_the_scripts_of_all(wide: Visit, built_book: Path) -> None:
     assert (built_book / "_static" / "scripts" / "fontawesome.js").stat().st_size < 1000
     look = "icons => icons.map((icon) => [icon.className, getComputedStyle(icon).maskImage.slice(0, 20), icon.offsetWidth])"
-    for name, mask, width in wide.page.eval_on_selector_all('i[class*="fa-"]', look):
+    for name, mask, width in wide.page.eval_on_selector_all(":is(i, span):is(.fa-solid, .fas, .fa-brands, .fab)", look):
         assert mask.startswith('url("data:image/svg'), name
         assert width < 40, name
 
