@@ -27,7 +27,7 @@ def short(text: str) -> str:
     >>> short("Two curves. The upper one falls.")
     'Two curves.'
     """
-    first = re.split(r"(?<=[.;:]) ", text)[0]
+    first = re.split(r"(?<=[.;]) ", text)[0]
     return first if len(first) <= LABEL else first[:LABEL].rsplit(" ", 1)[0] + " …"
 
 

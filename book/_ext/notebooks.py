@@ -41,11 +41,14 @@ if importlib.util.find_spec("attattr") is None:
     print("Installing attattr and what it needs. With torch there (Colab, Kaggle): about a minute; else a few minutes.", flush=True)
     source = "attattr @ git+https://github.com/{repository}@{commit}"
     command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", source]
+    said = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         for line in pip.stdout:
-            if line.startswith(("Collecting", "Building", "Installing", "ERROR", "error", "fatal")):
+            said.append(line)
+            if line.startswith(("Collecting", "Building", "Installing")):
                 print(line.strip()[:120], flush=True)
     if pip.returncode:
+        print(*said[-15:], sep="")
         raise RuntimeError("pip failed, see above. On Kaggle: Settings, Internet on. Then run this cell again.")
     importlib.invalidate_caches()
     print("Installed. Now run the chapter.")

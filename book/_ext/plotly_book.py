@@ -123,7 +123,8 @@ def keep_used_icons(app: Sphinx, failure: Exception | None) -> None:
     script = static / "scripts" / "fontawesome.js"
     every = script.read_text(encoding="utf-8")
     pages = [path.read_text(encoding="utf-8") for path in Path(app.outdir).rglob("*.html")]
-    names = sorted({name for page in pages for name in re.findall(r'<i class="fa-\w+ fa-([a-z-]+)', page)})
+    classes = {word for page in pages for found in re.findall(r'<(?:i|span) class="([^"]*)"', page) for word in found.split()}
+    names = sorted(word[3:] for word in classes if word.startswith("fa-") and word not in ("fa-solid", "fa-brands", "fa-regular", "fa-lg"))
     rules = []
     for name in names:
         found = re.search(ICON.format(name=name), every)

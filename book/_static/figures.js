@@ -60,12 +60,12 @@ function box(canvas, data, changed) {
   const input = element("input", { type: "checkbox" });
   const show = () => {
     const some = canvas.data.flatMap((trace, i) => waiting.includes(trace.name) && trace.visible !== false ? [i] : []);
-    if (some.length) Plotly.restyle(canvas, { visible: input.checked || "legendonly" }, some).then(changed);
+    return some.length && Plotly.restyle(canvas, { visible: input.checked || "legendonly" }, some);
   };
-  input.addEventListener("change", show);
+  input.addEventListener("change", changed);  // which asks every control to show again what it stands for
   const label = element("label", { className: "box" }, input, " with " + waiting.map(unescaped).join(", "));
   label.now = () => input.checked ? `with ${waiting.map(unescaped).join(", ")}` : "";
-  label.again = () => { if (input.checked) show(); };
+  label.again = show;
   return [label];
 }
 
