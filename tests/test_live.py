@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -83,6 +84,18 @@ def test_what_is_slow_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for made_of, wanted in ((["a"], b"first"), (["a"], b"first"), (["b"], b"second"), (["b"], b"second")):
         assert live_model.kept("model", made_of, lambda: next(made)) == wanted
     assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_the_sentences_computed_before_are_those_of_the_package(expected: dict[str, list[Attribution]]) -> None:
+    rows = json.loads(live_model.EXAMPLES.read_text(encoding="utf-8"))
+    assert [row["text"] for row in rows] == list(attattr.examples("sst2")["sentence"])
+    for row, att in zip(rows[:20], expected["sst2"], strict=False):
+        assert (row["label"], tuple(row["tokens"])) == (att.label, att.tokens)
+        assert row["probability"] == pytest.approx(att.value, abs=1e-4)
+        wanted = [float(att.scores[tuple(place)]) for *place, _ in row["strongest"]]
+        largest = float(att.scores.max())
+        assert wanted == pytest.approx([score for *_, score in row["strongest"]], abs=TOLERANCE * largest)
+        assert [score for *_, score in row["strongest"]] == pytest.approx(list(att.strongest(10).score), abs=TOLERANCE * largest)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +304,8 @@ def test_two_texts_at_once_are_answered_in_order(page: Page) -> None:
     script = """async () => {
       const order = [];
       const ask = (text) => attattr.attribute(text).then(({ tokens }) => order.push(tokens[1]), () => order.push("refused"));
-      await Promise.all([ask("long and slow, and then some more of it"), ask(""), ask("short")]);
+      const all = Promise.all([ask("long and slow, and then some more of it"), ask(""), ask("short")]);
+      await Promise.race([all, new Promise((resolve) => setTimeout(resolve, 60_000))]);
       return order;
     }"""
     assert page.evaluate(script) == ["long", "refused", "short"]
