@@ -79,8 +79,14 @@ class Attribution:
         return strongest_connections(self.scores, count, over)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """All connections, as `strongest` gives them."""
-        return self.strongest(self.scores.numel())
+        """All connections, as `strongest` gives them, and the names of their tokens: ``query_token`` and ``key_token``."""
+        return self.named(self.strongest(self.scores.numel()))
+
+    def named(self, found: pandas.DataFrame) -> pandas.DataFrame:
+        """Some connections, as `strongest` gives them, and the names of their tokens."""
+        sides = [self.sides(self.kinds[layer] if self.kinds else "encoder") for layer in range(len(self.scores))]
+        places = {f"{side}_token": zip(found["layer"], found[side], strict=True) for side in ("query", "key")}
+        return found.assign(**{name: [sides[layer][name == "key_token"][at] for layer, at in of_side] for name, of_side in places.items()})
 
     def sides(self, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens that attend in layers of a kind, and those that they attend to."""
@@ -108,7 +114,8 @@ class Attribution:
         """
         one_text(self)
         if len(self.word_of) != len(self.tokens) or self.scores.shape[2:] != (len(self.tokens),) * 2:
-            raise ValueError(f"{len(self.tokens)} tokens, and words of {len(self.word_of)}: expected what `attribute` gave for a text")
+            found = f"{len(self.tokens)} tokens, and words of {len(self.word_of)}"
+            raise ValueError(f"{found}: expected what `attribute` gave for a text, by a tokenizer that `is_fast`")
         member = torch.nn.functional.one_hot(torch.tensor(self.word_of)).to(self.scores)
         spans = [[span for span, word in zip(self.offsets, self.word_of, strict=True) if word == n] for n in range(len(self.words))]
         return replace(

@@ -1332,6 +1332,8 @@ def test_results_are_compared_and_shown_shortly(results):
         assert table["score"].sum() == pytest.approx(float(att.scores.sum()), abs=1e-4)
         assert table["score"].is_monotonic_decreasing
         row = table.iloc[0]
+        queries, keys = att.sides(att.kinds[row.layer])
+        assert (row.query_token, row.key_token) == (queries[row["query"]], keys[row.key])
         assert row.score == pytest.approx(float(att.scores[int(row.layer), int(row["head"]), int(row["query"]), int(row.key)]))
 
 

@@ -300,6 +300,21 @@ def rollout_with(attention, share):
     return torch.linalg.multi_dot([*mixed.flip(0)])
 
 
+def member_of(word_of):
+    return torch.nn.functional.one_hot(torch.as_tensor(word_of)).float()
+
+
+def merge(scores, word_of):
+    return member_of(word_of).T @ scores @ member_of(word_of)
+
+
+def groups_of(predicted, gold, cue, classes=None):
+    """The accuracy of each group that has rows."""
+    labels = gold.unique() if classes is None else classes
+    groups = [(gold == label) & (cue == has) for label in labels for has in (True, False)]
+    return [(predicted == gold)[group].double().mean() for group in groups if group.any()]
+
+
 # for each exercise: right answers, and mistakes
 def number_outcome(percent, right, rows):
     interval = binomtest(right, rows).proportion_ci(method="wilson") if right <= rows else None
@@ -747,6 +762,34 @@ ANSWERS = {
             lambda before, after, printed: does_not_follow(before, after, [-abs(one) for one in printed]),
             lambda before, after, printed: [one + 1 for one in does_not_follow(before, after, printed)],  # counted from 1
             lambda before, after, printed: len(does_not_follow(before, after, printed)),
+        ],
+    ),
+    "15.1": (
+        [merge],
+        [
+            lambda scores, word_of: member_of(word_of).T @ scores,  # only those that attend
+            lambda scores, word_of: scores @ member_of(word_of),
+            lambda scores, word_of: merge(scores, word_of).T,
+            lambda scores, word_of: (member_of(word_of) / member_of(word_of).sum(0)).T @ scores @ member_of(word_of),  # as of attention
+        ],
+    ),
+    "15.2": (
+        [lambda predicted, gold, cue: min(groups_of(predicted, gold, cue)), lambda *given: torch.stack(groups_of(*given)).min()],
+        [
+            lambda predicted, gold, cue: (predicted == gold).double().mean(),  # of all
+            lambda predicted, gold, cue: torch.stack(groups_of(predicted, gold, cue)).mean(),
+            lambda predicted, gold, cue: min((predicted == gold)[cue == has].double().mean() for has in cue.unique()),
+            lambda predicted, gold, cue: min((predicted == gold)[gold == label].double().mean() for label in gold.unique()),
+            lambda predicted, gold, cue: min(groups_of(predicted, gold, cue, classes=range(2))),  # not of every class
+        ],
+    ),
+    "15.3": (
+        [lambda layers, nodes, chosen: layers + sum(nodes * (layers - layer) for layer in chosen)],
+        [
+            lambda layers, nodes, chosen: nodes * sum(layers - layer for layer in chosen),  # without the recording
+            lambda layers, nodes, chosen: layers + nodes * sum(layers - layer - 1 for layer in chosen),
+            lambda layers, nodes, chosen: layers + nodes * sum(layer + 1 for layer in chosen),  # those below
+            lambda layers, nodes, chosen: layers + nodes * layers * len(chosen),
         ],
     ),
 }

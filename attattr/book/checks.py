@@ -427,4 +427,19 @@ EXERCISES = {
         ([50.01], [[40, 40, 40.01]], [-10.0], []),  # what rounding can do
         ([50], [[40, 40, 40]], [10.0], [0]),  # the sign
     ),
+    # merge: scores among words, from those among their pieces, "W W"
+    "15.1": Exercise(
+        "scores, word_of",
+        (tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0], [64.0, 128.0, 256.0]]), (0, 1, 1), [[1, 6], [72, 432]]),
+        (tensor([[0.5, -1.0, 0.25], [2.0, 4.0, -8.0], [1.0, 0.0, 3.0]]), (0, 1, 0), [[4.75, -1], [-6, 4]]),  # a word in two parts
+    ),
+    # worst_group: the smallest accuracy of the groups by label and cue that have rows
+    "15.2": Exercise(
+        "predicted, gold, cue",
+        (tensor([1, 1, 0, 1, 1, 0]), tensor([1, 1, 0, 0, 1, 1]), mask((6,), (0,), (1,), (3,)), 0),
+        (tensor([1, 0, 1, 0, 0, 1]), tensor([1, 1, 1, 0, 0, 0]), mask((6,), (0,), (1,), (2,)), 2 / 3),  # two groups have no rows
+        (tensor([2, 0, 2, 2, 0, 0, 0]), tensor([2, 2, 2, 2, 0, 0, 0]), mask((7,), (0,), (1,), (4,)), 0.5),
+    ),
+    # layer_passes: through how many layers the passes run that explain the chosen ones, with the recording
+    "15.3": Exercise("layers, nodes, chosen", (12, 4, [*range(12)], 324), (32, 4, [30, 31], 44), (6, 3, [0], 24), (5, 2, [1, 3], 17)),
 }

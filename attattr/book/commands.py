@@ -104,15 +104,8 @@ def attribute_rows(
 
 def strongest_of(atts: Sequence[Attribution]) -> pandas.DataFrame:
     """The strongest connections of each row with the names of their tokens, what was explained, and whether it is certified."""
-    tables = []
-    for row, att in enumerate(atts):
-        found = att.strongest().assign(label=att.label, certified=att.certified)
-        sides = [att.sides(att.kinds[layer]) for layer in found["layer"]]
-        for place, side in enumerate(("query", "key")):
-            found[f"{side}_token"] = [tokens[place][at] for tokens, at in zip(sides, found[side], strict=True)]
-        found.insert(0, "row", row)
-        tables.append(found)
-    return pandas.concat(tables)
+    tables = [att.named(att.strongest()).assign(label=att.label, certified=att.certified) for att in atts]
+    return pandas.concat(tables, keys=range(len(tables)), names=["row"]).reset_index("row")
 
 
 def evaluate_rows(
