@@ -180,7 +180,7 @@ def test_the_page_computes_what_python_does(page: Page, expected: dict[str, list
 @pytest.mark.parametrize("tau", [0.0, 0.2, 0.4, 0.9])
 def test_the_graph_of_the_page_is_that_of_the_package(page: Page, expected: dict[str, list[Attribution]], tau: float) -> None:
     script = "([scores, tokens, layers, heads, tau]) => attattr.graph({ scores, tokens, layers, heads }, tau)"
-    for att in expected["sst2"][:4]:
+    for att in expected["sst2"][:2]:
         layers, heads = att.scores.shape[:2]
         found = page.evaluate(script, [att.scores.flatten().tolist(), att.tokens, layers, heads, tau])
         wanted = attattr.attribution_graph(att, tau=tau)
