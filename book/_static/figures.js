@@ -296,11 +296,12 @@ async function drawing(figure) {
 function scales(canvas) {
   const bars = canvas._fullLayout._infolayer;
   for (const map of canvas.querySelectorAll(".heatmaplayer .hm")) {
-    const trace = map.__data__?.[0]?.trace, first = trace?.colorscale?.[0]?.[1];
-    const light = (first?.match(/\d+/g) ?? [255]).slice(0, 3).map(Number), starts_dark = first?.startsWith("#") ? parseInt(first.slice(1, 3), 16) < 128 : light[0] < 128;
-    const sequential = Boolean(first) && starts_dark && trace.zmin >= 0;
+    const trace = map.__data__?.[0]?.trace, shared = canvas._fullLayout[trace?.coloraxis];  // plotly.express keeps the scale in the layout
+    const first = (shared ?? trace)?.colorscale?.[0]?.[1] ?? "#ffffff";
+    const red = first.startsWith("#") ? parseInt(first.slice(1, 3), 16) : Number(first.match(/\d+/)?.[0] ?? 255);
+    const sequential = red < 128 && (shared?.cmin ?? trace.zmin) >= 0;
     map.classList.toggle("as-it-is", sequential);
-    bars?.selectAll(`.cb${trace?.uid} .cbfills`).classed("as-it-is", sequential);
+    bars?.selectAll(`.cb${trace?.coloraxis ?? trace?.uid} .cbfills`).classed("as-it-is", sequential);
   }
 }
 
