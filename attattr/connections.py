@@ -114,7 +114,8 @@ class Attribution:
         """
         one_text(self)
         if len(self.word_of) != len(self.tokens) or self.scores.shape[2:] != (len(self.tokens),) * 2:
-            raise ValueError(f"{len(self.tokens)} tokens, and words of {len(self.word_of)}: expected what `attribute` gave for a text, by a tokenizer that `is_fast`")
+            found = f"{len(self.tokens)} tokens, and words of {len(self.word_of)}"
+            raise ValueError(f"{found}: expected what `attribute` gave for a text, by a tokenizer that `is_fast`")
         member = torch.nn.functional.one_hot(torch.tensor(self.word_of)).to(self.scores)
         spans = [[span for span, word in zip(self.offsets, self.word_of, strict=True) if word == n] for n in range(len(self.words))]
         return replace(
