@@ -1337,6 +1337,11 @@ def test_results_are_compared_and_shown_shortly(results):
         assert row.score == pytest.approx(float(att.scores[int(row.layer), int(row["head"]), int(row["query"]), int(row.key)]))
 
 
+def test_words_that_a_tokenizer_does_not_tell_are_refused(results):
+    with refused(ValueError, "5 tokens, and words of 0: .* tokenizer that `is_fast`"):
+        dataclasses.replace(results[0], word_of=()).by_word()
+
+
 def test_one_result_or_many_are_saved_and_loaded(results, tmp_path):
     path = tmp_path / "of many.safetensors"
     for given in (results, tuple(results), results[:1], []):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pandas
 import pytest
 
 import attattr
@@ -334,3 +335,12 @@ def test_agreement_is_not_of_glue(tmp_path):
         attattr.examples("agreement", source=tmp_path, split="test")
     with pytest.raises(FileNotFoundError, match=r"wiki_dev\.tsv: expected a table for task 'agreement'"):
         attattr.examples("agreement", source=tmp_path)
+
+
+def test_the_messages_are_of_two_kinds_and_all_different():
+    """Of chapter 15: a file as readers have it, which names no task."""
+    messages = pandas.read_csv(data_folder() / "examples" / "messages.csv")
+    assert messages.label.value_counts().to_dict() == {"complaint": 110, "question": 110}
+    assert messages.text.str.lower().is_unique
+    assert not messages.text.str.contains("[?.!]|Zuvio").any()
+    assert messages[messages.text.str.startswith("The ")].label.tolist() == ["complaint"] * 91  # as the chapter says
