@@ -30,6 +30,7 @@ CONTENTS = {  # of the pages that have any: how many figures, and how many contr
     "book/10-what-a-trigger-proves": [2, 2],
     "book/11-rollout-and-flow": [3, 3],
     "book/12-which-explanation-ranks-words": [4, 4],
+    "book/13-beyond-bert": [2, 0],
 }
 THEME_NOISE = ("THEBE_JS_URL", "invalid theme mode")  # sphinx-thebe and pydata-sphinx-theme write these on every page
 READY = """async () => {

@@ -1,8 +1,9 @@
 """What chapter 13 shows, beyond BERT: ``python -m attattr.book.reproduce.beyond``, one JSON file with provenance, and the weights.
 
-Circuits whose truth is known by intervention, over ten seeds, and a small ViT that reads scikit-learn's digits. A small decoder without MLPs has two jobs at every token: to name the next token where the text has shown what follows (``next``, which
-takes an induction circuit), and to name the first token of the text (``first``), by outputs of their own. The heads of one job are
-distractors in the other. `by_hand` is the same decoder with weights that are written down, and truth with them.
+Circuits whose truth is known by intervention, over ten seeds, and a small ViT that reads scikit-learn's digits. A small decoder without
+MLPs has two jobs at every token: to name the next token where the text has shown what follows (``next``, which takes an induction
+circuit), and to name the first token of the text (``first``), by outputs of their own. The heads of one job are distractors in the
+other. `by_hand` is the same decoder with weights that are written down, and truth with them.
 """
 
 from __future__ import annotations
