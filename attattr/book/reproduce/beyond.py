@@ -31,6 +31,7 @@ from ..training.model_folder import versions
 
 VOCABULARY, LENGTH, JUMP, STEPS = 12, 24, 0.34, 800
 JOBS = {"next": 0, "first": VOCABULARY}  # where the outputs of each begin
+SIZES = {"seeds": 10, "steps": STEPS, "epochs": 30, "texts": 64, "few": 12}  # few: texts that the methods explain
 NODES, ADMITTED, MATTERS = 32, 0.4, 0.5  # the paper's τ; of the whole effect, or of the texts
 
 
@@ -252,8 +253,7 @@ def scores_of(model: nn.Module, given: Texts, row: int, job: str) -> dict[str, F
     attention = torch.cat(record(model, text, read=lambda outputs, _: outputs[:, -1]).attention)
     mean, identity = attention.mean(1) / 2, torch.eye(attention.shape[-1]) / 2
     reached = (mean[1] + identity)[-1][:, None]  # how much of the last token's row goes to each token below the last layer
-    last = torch.zeros_like(mean[1])
-    last[-1] = mean[1][-1]
+    last = mean[1] * (torch.arange(LENGTH) == LENGTH - 1)[:, None]
     return {
         "attribution of a difference": of(True, steps=NODES),
         "attribution of the logit": of(False, steps=NODES),
@@ -284,14 +284,12 @@ def measured(model: nn.Module, given: Texts, few: int) -> list[dict[str, object]
         of_heads["attention"] = torch.stack([one["attention"][:, :, 1:].amax(3).mean(2) for one in texts_scores]).mean(0)
         of_heads["ablation"] = removed(model, given, job, truth.shape)
         told = {name: values for name, values in of_heads.items() if values.shape == truth.shape}
-        for name, values in (effects | {"true": truth} | told).items():
-            measure = "score" if name in told else name
-            method = name if name in told else None
-            rows += [
-                {"job": job, "measure": measure, "method": method, "layer": layer, "head": head, "value": round(float(value), 4)}
-                for layer, of_layer in enumerate(values)
-                for head, value in enumerate(of_layer)
-            ]
+        rows += [
+            {"job": job, "measure": "score" if name in told else name, "method": name if name in told else None}
+            | {"layer": layer, "head": head, "value": round(float(values[layer, head]), 4)}
+            for name, values in (effects | {"true": truth} | told).items()
+            for layer, head in torch.ones_like(truth).nonzero().tolist()
+        ]
         rows += [
             {"job": job, "measure": "heads", "method": name, "value": agreement(values.flatten(), truth.flatten())}
             for name, values in told.items()
@@ -378,11 +376,8 @@ def trained(name: str) -> nn.Module:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is not trained yet, measure all, and write the table; killed, it goes on with the next model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each decoder's training")
-    parser.add_argument("--epochs", type=int, default=30, help="of the ViT's training")
-    parser.add_argument("--texts", type=int, default=64, help="on which the truth is established")
-    parser.add_argument("--few", type=int, default=12, help="how many of them the methods explain")
+    for name, default in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder, for beyond.json and beyond/*.safetensors")
     options, began = parser.parse_args(arguments), time.perf_counter()
     torch.set_num_threads(1)
@@ -409,7 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows += [{"model": "trained", "seed": seed} | row for row in json.loads(kept.read_text())]
         print(f"seed {seed}: {time.perf_counter() - began:.0f} seconds", flush=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    chosen = f"--seeds {options.seeds} --steps {options.steps} --epochs {options.epochs} --texts {options.texts} --few {options.few}"
+    chosen = " ".join(f"--{name} {getattr(options, name)}" for name in SIZES)
     provenance = {"command": f"python -m attattr.book.reproduce.beyond {chosen}", "commit": commit, "versions": versions()}
     print(write_result(options.output / "beyond.json", rows, provenance | {"seconds": round(time.perf_counter() - began)}))
 
