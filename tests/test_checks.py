@@ -316,6 +316,30 @@ def groups_of(predicted, gold, cue, classes=None):
 
 
 # for each exercise: right answers, and mistakes
+def precision_and_recall(scores, truth, tau):
+    admitted = scores > tau * scores.max()
+    both = (admitted & truth).sum()
+    return [float(both / admitted.sum()), float(both / truth.sum())]
+
+
+def subsets(others):
+    return [set(some) for size in range(len(others) + 1) for some in combinations(others, size)]
+
+
+def most_it_adds(share, others, head):
+    return max(share({*some, head}) - share(some) for some in subsets(others))
+
+
+def on_connections(mixed):
+    found = []
+    for layer, weights in enumerate(mixed):
+        reached = torch.eye(mixed.shape[1])
+        for above in mixed[layer + 1 :]:
+            reached = above @ reached
+        found.append(reached[-1][:, None] * weights)
+    return torch.stack(found)
+
+
 def number_outcome(percent, right, rows):
     interval = binomtest(right, rows).proportion_ci(method="wilson") if right <= rows else None
     return "same" if interval and interval.low <= percent / 100 <= interval.high else "differs"
@@ -724,6 +748,40 @@ ANSWERS = {
             lambda attention, share: rollout_with(attention.flip(0), share),  # from the top down
             lambda attention, share: share * torch.eye(2) + (1 - share) * attention[1] @ attention[0],  # the residual once
             lambda attention, share: rollout_with(attention, share)[None],
+        ],
+    ),
+    "13.1": (
+        [
+            precision_and_recall,
+            lambda scores, truth, tau: torch.stack(list(map(torch.as_tensor, precision_and_recall(scores, truth, tau)))),
+        ],
+        [
+            lambda scores, truth, tau: precision_and_recall(scores, truth, tau)[::-1],
+            lambda scores, truth, tau: precision_and_recall(scores, truth, tau / scores.max()),  # not a share
+            lambda scores, truth, tau: precision_and_recall(scores.abs(), truth, tau),
+            lambda scores, truth, tau: precision_and_recall(scores, truth, tau)[0],
+            lambda scores, truth, tau: [float(truth[scores > tau * scores.max()].float().mean())] * 2,
+        ],
+    ),
+    "13.2": (
+        [most_it_adds],
+        [
+            lambda share, others, head: share({*others, head}) - share({*others}),  # ablating it alone
+            lambda share, others, head: share({head}) - share(set()),  # patching it alone
+            lambda share, others, head: max(0.0, most_it_adds(share, others, head)),
+            lambda share, others, head: most_it_adds(share, others[:-1], head),
+            lambda share, others, head: max(share({*some, head}) for some in subsets(others)),
+            lambda share, others, head: -most_it_adds(lambda heads: -share(heads), others, head),  # the least
+        ],
+    ),
+    "13.3": (
+        [on_connections],
+        [
+            lambda mixed: mixed,
+            lambda mixed: on_connections(mixed.flip(0)),
+            lambda mixed: on_connections(mixed).transpose(1, 2),
+            lambda mixed: on_connections(mixed).sum(0),
+            lambda mixed: torch.stack([mixed[0] * mixed[1:].flip(0).sum(0)[-1][:, None], *on_connections(mixed)[1:]]),
         ],
     ),
     "14.1": (

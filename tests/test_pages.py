@@ -36,6 +36,7 @@ CONTENTS = {  # of the pages that have any: how many figures, and how many contr
     "book/10-what-a-trigger-proves": [2, 2],
     "book/11-rollout-and-flow": [3, 4],
     "book/12-which-explanation-ranks-words": [4, 4],
+    "book/13-beyond-bert": [2, 0],
     "book/14-the-paper-reproduced": [5, 4],
     "book/15-your-own-model": [2, 1],
 }

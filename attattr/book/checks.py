@@ -256,6 +256,21 @@ ATTACKED = [  # rows of a result table2, of one task; the last four must not cou
 ]
 RANKED = tensor([9.0, 0.1, 0.5, -0.7, 0.3, 8.0]), tensor([False, True, True, True, True, False])  # both ends are special tokens
 
+
+def spare(heads: Any) -> float:
+    """the share of right answers when only these heads work: it takes head 0, and head 1 or head 2; head 3 costs 0.1"""
+    return (1.0 if 0 in heads and {1, 2} & set(heads) else 0.1 if {1, 2} & set(heads) else 0.0) - 0.1 * (3 in heads)
+
+
+def over_connections(mixed: Tensor) -> Tensor:
+    """How much of the rollout from the last token runs over each connection."""
+    reached, found = torch.eye(mixed.shape[1])[-1], []
+    for layer in mixed.flip(0):
+        found.append(reached[:, None] * layer)
+        reached = reached @ layer
+    return torch.stack(found[::-1])
+
+
 EXERCISES = {
     # context: A V of every head, "B N H d"
     "1.1": Exercise("attention, value", (ATTENTION, VALUE, CONTEXT)),
@@ -400,6 +415,29 @@ EXERCISES = {
     ),
     # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
     "12.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
+    # precision_and_recall: of what has more than this share of the largest score, against the truth
+    "13.1": Exercise(
+        "scores, truth, tau",
+        (tensor([5.0, 1.0, 4.0, 3.0]), mask((4,), (0,), (2,)), 0.4, [2 / 3, 1.0]),
+        (tensor([2.0, 0.5, -3.0, 1.5]), mask((4,), (0,), (1,), (2,)), 0.6, [0.5, 1 / 3]),
+        (tensor([0.1, 0.04, 0.02]), mask((3,), (0,), (2,)), 0.3, [0.5, 0.5]),
+    ),
+    # most_it_adds: by how much a head raises a share at most, over all sets of the other heads
+    "13.2": Exercise(
+        "share, others, head",
+        (spare, (0, 2, 3), 1, 1.0),
+        (spare, (1, 2, 3), 0, 0.9),
+        (spare, (0, 1, 2), 3, -0.1),
+        (spare, (1, 0), 2, 1.0),
+        (spare, (2, 0), 1, 1.0),
+    ),
+    # rollout_of_connections: how much of the rollout from the last token runs over each connection, "L N N"
+    "13.3": Exercise(
+        "mixed",
+        (MAPS, [[[0.5, 0.5], [0, 0]], [[0, 0], [1, 0]]]),
+        (torch.stack([LOWER, UPPER]), [[[0.1875, 0.0625], [0.09375, 0.65625]], [[0, 0], [0.25, 0.75]]]),
+        (MIXED, over_connections(MIXED)),
+    ),
     # number_outcome: whether the paper's percentage lies in Wilson's 95 % interval of ours
     "14.1": Exercise(
         "percent, right, rows",

@@ -19,7 +19,7 @@ from ..data import data_folder, one_of, whole
 from ..triggers import Trigger
 
 TRIGGER = tuple(field.name for field in fields(Trigger))
-COLUMNS = {  # beside ``task``, which is the first of every table of a task; of ``families`` and the papers' tables, all
+COLUMNS = {  # beside ``task``, which is the first of every table of a task; of ``beyond``, ``families`` and the papers' tables, all
     "accuracy": ("split", "measure", "class", "rows", "value"),
     "certificate": ("text", "tokens", "layer", "rule", "evaluations", "error", "reported", "certified"),
     "completeness": ("text", "layer", "rule", "difference", "gap", "error"),
@@ -50,6 +50,7 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task; of 
         *("rule", "results", "where", "than", "each", "take", "of", "why"),
     ),
     "paper-code": ("paper", "item", "said", "code", "ours", "met"),
+    "beyond": ("model", "seed", "job", "measure", "method", "layer", "head", "value"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
