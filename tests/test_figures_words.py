@@ -166,9 +166,12 @@ def page(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     file = tmp_path_factory.mktemp("words") / "page.html"
     markup = "".join(FIGURE.format(name=name, figure=text) for name, text in texts.items())
     file.write_text(PAGE.format(figures=markup, plotly=PLOTLY, static=ROOT / "book" / "_static"), encoding="utf-8")
-    page = chromium.new_page(viewport={"width": 900, "height": 15000})  # figures are drawn as they come near: all are
+    page = chromium.new_page(viewport={"width": 900, "height": 700})
     page.goto(f"file://{file}", wait_until="load")
-    page.wait_for_function("document.querySelector('#careless [data-math=Y]')")  # the last
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # draws all, also those that are far away, and then leaves them alone
+    ready = "[...document.querySelectorAll('.plotly-canvas')].every((canvas) => canvas.querySelector('.main-svg'))"
+    page.wait_for_function(f"document.querySelector('#careless [data-math=Y]') && {ready}", timeout=90_000)
+    page.wait_for_timeout(500)  # each takes its width
     yield page
     page.close()
 

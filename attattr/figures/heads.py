@@ -34,7 +34,8 @@ def token_paths_figure(attention: Float[Tensor, "L H N N"], tokens: Sequence[str
     stay = straight([((layers, place), (0, place)) for place in range(count)], grammar.FAINT, 6.0)
     stay.update(name="the token itself (residual)", showlegend=True)
     nodes = points([(level, place) for level in range(layers + 1) for place in range(count)], 9.0, "#ffffff")
-    nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5})
+    told = [f"{word}, level {level}" for level in range(layers + 1) for word in grammar.token_labels(tokens)]
+    nodes.update(marker_line={"color": grammar.NEUTRAL, "width": 1.5}, hoverinfo="text", text=told)
     read = points([(layers, 0)], 16.0, grammar.CONTROL).update(name="read by the classifier", showlegend=True)
     maps = {"mean of all": attention.mean(1)} | {str(head): attention[:, head] for head in range(heads)}
     drawn = {name: [stay, *(band_lines(map_, *band) for band in BANDS), nodes, read] for name, map_ in maps.items()}
