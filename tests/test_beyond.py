@@ -86,7 +86,7 @@ def test_the_committed_results_are_whole():
     seeds = sorted(trained.seed.astype(int).unique())
     assert seeds == list(range(len(seeds)))
     assert f"--seeds {len(seeds)} " in TABLE.attrs["command"]
-    assert {"command", "commit", "versions", "seconds"} <= set(TABLE.attrs)
+    assert {"command", "versions", "seconds"} <= set(TABLE.attrs)
     assert set(TABLE.method.dropna()) == METHODS
     shares = TABLE[~TABLE.measure.isin(["score", "true connections"])].value.astype(float)
     assert shares.between(-1, 1).all()

@@ -751,6 +751,17 @@ ANSWERS = {
         ],
     ),
     "13.1": (
+        [most_it_adds],
+        [
+            lambda share, others, head: share({*others, head}) - share({*others}),  # ablating it alone
+            lambda share, others, head: share({head}) - share(set()),  # patching it alone
+            lambda share, others, head: max(0.0, most_it_adds(share, others, head)),
+            lambda share, others, head: most_it_adds(share, others[:-1], head),
+            lambda share, others, head: max(share({*some, head}) for some in subsets(others)),
+            lambda share, others, head: -most_it_adds(lambda heads: -share(heads), others, head),  # the least
+        ],
+    ),
+    "13.2": (
         [
             precision_and_recall,
             lambda scores, truth, tau: torch.stack(list(map(torch.as_tensor, precision_and_recall(scores, truth, tau)))),
@@ -761,17 +772,6 @@ ANSWERS = {
             lambda scores, truth, tau: precision_and_recall(scores.abs(), truth, tau),
             lambda scores, truth, tau: precision_and_recall(scores, truth, tau)[0],
             lambda scores, truth, tau: [float(truth[scores > tau * scores.max()].float().mean())] * 2,
-        ],
-    ),
-    "13.2": (
-        [most_it_adds],
-        [
-            lambda share, others, head: share({*others, head}) - share({*others}),  # ablating it alone
-            lambda share, others, head: share({head}) - share(set()),  # patching it alone
-            lambda share, others, head: max(0.0, most_it_adds(share, others, head)),
-            lambda share, others, head: most_it_adds(share, others[:-1], head),
-            lambda share, others, head: max(share({*some, head}) for some in subsets(others)),
-            lambda share, others, head: -most_it_adds(lambda heads: -share(heads), others, head),  # the least
         ],
     ),
     "13.3": (

@@ -140,7 +140,7 @@ def test_an_adapter_is_small_documented_and_good_enough(task):
     assert record["sha256"] in (folder / "README.md").read_text()
     measured = read_result(ROOT / "data" / "results" / f"accuracy-{task}.json").set_index(["split", "measure", "class"]).value
     dev = measured["dev", "accuracy", "all"]
-    # float16 weights, another machine; and the record is of texts cut to 128 tokens, which of RTE's dev texts are many
-    assert record["accuracy"]["dev"]["accuracy"] == pytest.approx(dev, abs=0.02 if task == "rte" else 0.003)
+    # float16 weights, another machine; and the record is of texts cut to 128 tokens: four of RTE's 277 dev texts more were right
+    assert record["accuracy"]["dev"]["accuracy"] == pytest.approx(dev, abs=4.1 / 277 if task == "rte" else 0.003)
     wanted = {"mnli": 0.73, "rte": 0.65, "sst2": 0.89, "mrpc": 0.79, "agreement": 0.97}  # of MRPC, 0.82 was wanted: not reached
     assert dev >= wanted[task]

@@ -298,21 +298,21 @@ EXERCISES = {
     ),
     # rollout_with: rollout to the top layer with this share for the residual connection, "N N"
     "12.3": Exercise("attention, share", (MAPS, 0.0, [[0, 1], [0.5, 0.5]]), (MAPS, 0.75, [[0.65625, 0.34375], [0.21875, 0.78125]])),
-    # precision_and_recall: of what has more than this share of the largest score, against the truth
-    "13.1": Exercise(
-        "scores, truth, tau",
-        (tensor([5.0, 1.0, 4.0, 3.0]), mask((4,), (0,), (2,)), 0.4, [2 / 3, 1.0]),
-        (tensor([2.0, 0.5, -3.0, 1.5]), mask((4,), (0,), (1,), (2,)), 0.6, [0.5, 1 / 3]),
-        (tensor([0.1, 0.04, 0.02]), mask((3,), (0,), (2,)), 0.3, [0.5, 0.5]),
-    ),
     # most_it_adds: by how much a head raises a share at most, over all sets of the other heads
-    "13.2": Exercise(
+    "13.1": Exercise(
         "share, others, head",
         (spare, (0, 2, 3), 1, 1.0),
         (spare, (1, 2, 3), 0, 0.9),
         (spare, (0, 1, 2), 3, -0.1),
         (spare, (1, 0), 2, 1.0),
         (spare, (2, 0), 1, 1.0),
+    ),
+    # precision_and_recall: of what has more than this share of the largest score, against the truth
+    "13.2": Exercise(
+        "scores, truth, tau",
+        (tensor([5.0, 1.0, 4.0, 3.0]), mask((4,), (0,), (2,)), 0.4, [2 / 3, 1.0]),
+        (tensor([2.0, 0.5, -3.0, 1.5]), mask((4,), (0,), (1,), (2,)), 0.6, [0.5, 1 / 3]),
+        (tensor([0.1, 0.04, 0.02]), mask((3,), (0,), (2,)), 0.3, [0.5, 0.5]),
     ),
     # rollout_of_connections: how much of the rollout from the last token runs over each connection, "L N N"
     "13.3": Exercise(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from ...data import data_folder
 from ...tap import gated, record, tapped
 from ..results import write_result
 from ..training.model_folder import versions
+from .running import Run, partial_file, resumable
 
 VOCABULARY, LENGTH, JUMP, STEPS = 12, 24, 0.34, 800
 JOBS = {"next": 0, "first": VOCABULARY}  # where the outputs of each begin
@@ -338,8 +339,7 @@ def digits(test: bool = False) -> tuple[Float[Tensor, "B 1 8 8"], Int[Tensor, " 
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    order = order[1437:] if test else order[:1437]
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0)).split([1437, 360])[int(test)]
     return torch.tensor(found.images, dtype=torch.float32)[order, None] / 8 - 1, torch.tensor(found.target)[order]
 
 
@@ -380,6 +380,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder, for beyond.json and beyond/*.safetensors")
     options, began = parser.parse_args(arguments), time.perf_counter()
+    chosen = " ".join(f"--{name} {getattr(options, name)}" for name in SIZES)
     torch.set_num_threads(1)
     folder = options.output / "beyond"
     folder.mkdir(parents=True, exist_ok=True)
@@ -396,17 +397,18 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, object]] = [{"model": "digits", "seed": 0, "measure": "accuracy", "value": round(right, 4)}]
     given = texts(options.texts)
     rows += [{"model": "by hand"} | row for row in measured(by_hand(), given, options.few)]
-    for seed in range(options.seeds):
-        model = once(f"induction-{seed}", Decoder(), lambda seed=seed: train(seed, options.steps))  # type: ignore[misc]
-        kept = folder / f".rows-{seed}-{options.steps}-{options.texts}-{options.few}.json"
-        if not kept.is_file():
-            kept.write_text(json.dumps(measured(model, given, options.few)))
-        rows += [{"model": "trained", "seed": seed} | row for row in json.loads(kept.read_text())]
-        print(f"seed {seed}: {time.perf_counter() - began:.0f} seconds", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    chosen = " ".join(f"--{name} {getattr(options, name)}" for name in SIZES)
-    provenance = {"command": f"python -m attattr.book.reproduce.beyond {chosen}", "commit": commit, "versions": versions()}
-    print(write_result(options.output / "beyond.json", rows, provenance | {"seconds": round(time.perf_counter() - began)}))
+    made_of = {"command": f"python -m attattr.book.reproduce.beyond {chosen}", "versions": versions()}
+    key = sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+    run = Run(task="decoders", data=Path(), name="beyond", output=options.output, key=key)
+
+    def of_seed(seed: int) -> list[dict[str, object]]:
+        model = once(f"induction-{seed}", Decoder(), lambda: train(seed, options.steps))
+        return [{"model": "trained", "seed": seed} | row for row in measured(model, given, options.few)]
+
+    rows += [row for found in resumable(run, "seeds", [(seed,) for seed in range(options.seeds)], of_seed) for row in found]
+    print(write_result(options.output / "beyond.json", rows, made_of | {"seconds": round(time.perf_counter() - began)}))
+    for part in options.output.glob(partial_file(run, "*", "*").name):
+        part.unlink()
 
 
 if __name__ == "__main__":
