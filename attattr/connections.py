@@ -84,9 +84,10 @@ class Attribution:
 
     def named(self, found: pandas.DataFrame) -> pandas.DataFrame:
         """Some connections, as `strongest` gives them, and the names of their tokens."""
-        sides = [self.sides(self.kinds[layer] if self.kinds else "encoder") for layer in range(len(self.scores))]
-        places = {f"{side}_token": zip(found["layer"], found[side], strict=True) for side in ("query", "key")}
-        return found.assign(**{name: [sides[layer][name == "key_token"][at] for layer, at in of_side] for name, of_side in places.items()})
+        sides = [self.sides(kind) for kind in self.kinds or ("encoder",) * len(self.scores)]
+        places = found[["layer", "query", "key"]].itertuples(index=False)
+        pairs = [(sides[layer][0][query], sides[layer][1][key]) for layer, query, key in places]
+        return found.assign(query_token=[query for query, _ in pairs], key_token=[key for _, key in pairs])
 
     def sides(self, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens that attend in layers of a kind, and those that they attend to."""

@@ -149,3 +149,11 @@ def test_labels_of_references_differ():
     labels = [label(entry) for entry in parse_file(BOOK / "references.bib").entries.values()]
     assert len(set(labels)) == len(labels)
     assert {"Hao et al., 2020", "Hao et al., 2021", "Abnar and Zuidema, 2020", "Chefer et al., 2021b"} <= set(labels)
+
+
+def test_the_readme_and_the_first_page_lead_to_every_chapter():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(\d+)\. \[[^]]+\]\(book/(\d\d-[\w-]+)\.ipynb\)", readme, re.MULTILINE)
+    assert [name for _, name in listed] == sorted(CHAPTERS)
+    assert all(int(number) == int(name[:2]) for number, name in listed)
+    assert set(CHAPTERS) <= set(re.findall(r"\((\d\d-[\w-]+)\)", PAGES["index"]))

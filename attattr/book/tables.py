@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 import pandas
+from IPython.display import HTML
 
 Form = str | Callable[[Any], str]
 
@@ -51,3 +52,21 @@ def table(frame: pandas.DataFrame, caption: str, form: Form | Mapping[Any, Form]
     """
     forms = form if isinstance(form, Mapping) else dict.fromkeys(frame.select_dtypes("number").columns, form)
     return Table(frame, caption, forms)
+
+
+def words(frame: pandas.DataFrame, caption: str, typeset: Callable[[str], str] = escape) -> HTML:
+    """A frame of texts, without its index, as a table of a chapter: lines wrap, and on a telephone each row is a card.
+
+    Args:
+        frame: the texts, one column a heading.
+        caption: what they say.
+        typeset: how a text becomes HTML.
+
+    >>> '<td data-label="rule">a &lt; b</td>' in words(pandas.DataFrame({"rule": ["a < b"]}), "One rule").data
+    True
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in frame)
+    rows = [zip(frame, map(str, row), strict=True) for row in frame.to_numpy()]
+    cells = ["".join(f'<td data-label="{escape(name)}">{typeset(text)}</td>' for name, text in row) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return HTML(f'<table class="words"><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
