@@ -50,7 +50,7 @@
   }
 
   // Levels from left to right, tokens from top to bottom; each line a connection of the graph, dashed: the token itself.
-  function flow(result, tau, width) {
+  function graphOf(result, tau, width) {
     const { tokens, layers } = result;
     const edges = graph(result, tau);
     const admitted = edges.filter((edge) => edge.score > 0);
@@ -110,9 +110,9 @@
     const width = Math.max(300, Math.min(760, place.clientWidth));
     const [above, below] = [html("div", { class: "live-picture" }), html("div", { class: "live-picture" })];
     const [list, value] = [html("ol"), html("output")];
-    const tau = html("input", { type: "range", min: 0, max: 19, value: 8, input: drawFlow });
-    function drawFlow() {
-      const [picture, lines, count] = flow(result, tau.value / 20, width);
+    const tau = html("input", { type: "range", min: 0, max: 19, value: 8, input: drawGraph });
+    function drawGraph() {
+      const [picture, lines, count] = graphOf(result, tau.value / 20, width);
       value.textContent = `${(tau.value / 20).toFixed(2)}: ${count}`;
       tau.setAttribute("aria-valuetext", value.textContent);
       above.replaceChildren(picture);
@@ -123,10 +123,10 @@
     const layer = menu(upTo(result.layers), drawHead, result.strongest[0].layer);
     const head = menu(upTo(result.heads), drawHead, result.strongest[0].head);
     const kind = menu(["scores", "attention"], drawHead);
-    drawFlow();
+    drawGraph();
     drawHead();
     return [
-      paragraph("The flow of the decision.", "Tokens from top to bottom, layers from left to right. A line joins a token (left) to the " +
+      paragraph("The attribution graph.", "Tokens from top to bottom, layers from left to right. A line joins a token (left) to the " +
         "token that reads it (right). Its width is the score. A dashed line is the token itself, handed on. The decision is read at the disc."),
       controls(label("Threshold τ", tau), value), above, html("details", {}, html("summary", {}, "In words"), list),
       paragraph("One head.", "Rows read, columns are read. The stronger the colour, the larger the number. " +
