@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM = false
 # Chapters run two at a time: one thread each is faster than sharing cores, and rounds the same on every machine.
 export OMP_NUM_THREADS = 1
 
-.PHONY: book test lint outputs clean
+.PHONY: book pdf test lint outputs clean
 .NOTPARALLEL:
 
 # The cache is emptied and filled again, chapters in parallel: jupyter-book by itself runs them one after the other.
@@ -22,6 +22,10 @@ book: .venv/installed
 	$(BIN)/python book/_ext/live_model.py & $(BIN)/python book/_ext/notebooks.py execute && wait
 	$(BIN)/jupyter-book build . --all -n -W --keep-going -q
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+# The built book on paper, _build/html/attattr.pdf; needs a Chromium.
+pdf: .venv/installed
+	$(BIN)/python book/_ext/whole_book.py _build/html/attattr.pdf
 
 # One pytest for everything: unit tests, doctests, the built pages, and the chapters (by nbval: each runs again, checked cells must
 # print what is stored). loadfile keeps the cells of one chapter in one process.

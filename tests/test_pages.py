@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from plotly.offline import get_plotlyjs_version
+from pypdf import PdfReader
+
+sys.path.append(str(ROOT / "book" / "_ext"))
+import whole_book
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -301,6 +307,20 @@ def test_paper_has_all_figures_whole_the_code_and_the_answers(chromium: Browser,
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() == folded
     page.close()
+
+
+@pytest.mark.usefixtures("chromium", "built_book")
+def test_the_whole_book_is_printed_page_by_page(tmp_path: Path) -> None:
+    written = {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")} | {name for name in PAGES if "/" in name}
+    assert set(whole_book.pages()) == written
+    command = [sys.executable, whole_book.__file__, tmp_path / "whole.pdf", "book/how-to-cite", GRAPHS]
+    subprocess.run(command, check=True)  # by itself: this process drives a browser already
+    printed = PdfReader(tmp_path / "whole.pdf")
+    assert [mark.title for mark in printed.outline] == ["How to cite", "4. Attribution graphs and trees"]
+    text = "".join(page.extract_text() for page in printed.pages)
+    assert "def algorithm_1_solution" in text, "code and answers"
+    links = [str(note.get_object().get("/A", {}).get("/URI", "")) for page in printed.pages for note in page.get("/Annots", [])]
+    assert links and not [link for link in links if link.startswith("file:") and "how-to-cite" not in link and GRAPHS not in link]
 
 
 @pytest.mark.parametrize(("name", "width", "theme"), [("book/index", 1400, "dark"), (GRAPHS, 390, "light"), (MAPS, 1400, "dark")])
