@@ -108,7 +108,7 @@ def shows_sentence(figure: go.Figure) -> None:
         assert {trace.xaxis for trace in traces} <= {axis, axis or "x"}
         ranked = sorted(np.ndindex(*total.shape), key=lambda at: -abs(float(total[at])))[: COUNTS[-1]]
         for rank, (layer, query, key) in enumerate(ranked):
-            line, value = traces[-1 - rank], float(total[layer, query, key])  # the strongest is drawn last, on top
+            line, value = traces[-2 - rank], float(total[layer, query, key])  # the strongest is drawn last, below the disc alone
             assert [line.x[0], line.y[0], line.x[-1], line.y[-1]] == [layer, key, layer + 1, query]
             assert line.line.width == pytest.approx(1.2 + 11 * abs(value) / abs(float(total[ranked[0]])), abs=0.06)
             head = int((of_heads[layer, :, query, key] * np.sign(value)).argmax())
@@ -183,7 +183,7 @@ def test_the_sentence_names_its_strongest_connections_and_fits_a_telephone() -> 
         layer, query, key = np.unravel_index(int(values.abs().argmax()), (LAYERS, N, N))
         told = f"“{TOKENS[query]}” reads “{TOKENS[key]}” in layer {layer}, {float(values[layer, query, key]):{number}}"
         assert told in figure.layout.meta["alt"]
-    assert figure.layout.annotations[0].text == "<b>positive</b>, p = 0.900"
+    assert figure.layout.annotations[0].text == "The model decides: <b>positive</b>, p = 0.900"
     assert "min_width" not in figure.layout.meta
 
 
@@ -191,7 +191,7 @@ def test_each_position_of_the_sentence_slider_draws_that_many_lines() -> None:
     figure = sentence_figure(ATT, COUNTS, active=1)
     for step, count in zip(figure.layout.sliders[0].steps, COUNTS, strict=True):
         assert step.label == str(count)
-        assert step.args[0]["visible"] == 2 * ([True] * 3 + [False] * (4 - count) + [True] * count)  # as many on either side
+        assert step.args[0]["visible"] == 2 * ([True] * 2 + [False] * (4 - count) + [True] * (count + 1))  # as many on either side
     assert [trace.visible for trace in figure.data] == figure.layout.sliders[0].steps[1].args[0]["visible"]
 
 

@@ -106,7 +106,7 @@ AXES = {  # the figures with a name for each token, and what stands under the po
 }
 NAMED = {  # other words that are in the drawing
     "graph_figure": (f"[CLS] decides: {LABEL}, p = 0.700",),
-    "sentence_figure": (f"{LABEL}, p = 0.700",),
+    "sentence_figure": (f"The model decides: {LABEL}, p = 0.700",),
     "trigger_figure": (LABEL, OTHER, f"decides {LABEL}:", f"decides {OTHER}:"),
     "grammar.curve": ("$x$", LABEL, OTHER),
     "grammar.dots": ("$x$", LABEL, OTHER, "7"),

@@ -342,8 +342,7 @@ def test_a_telephone_shows_the_page_without_sideways_scrolling(chromium: Browser
     page.evaluate(READY)
     unsaid = """() => [...document.querySelectorAll("div.numbers, div.highlight pre, .plotly-figure")]
       .filter((box) => box.offsetParent && box.scrollWidth > box.clientWidth + 4 && !box.dataset.more).length"""
-    page.wait_for_timeout(100)
-    assert page.evaluate(unsaid) == 0, "it scrolls, and nothing says so"
+    page.wait_for_function(f"({unsaid})() === 0", timeout=5000)  # else a box scrolls, and nothing says so
     too_wide = """() => document.documentElement.scrollWidth <= innerWidth ? null : [...document.querySelectorAll("body *")]
       .filter((element) => element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML.slice(0, 120))"""
     assert page.evaluate(too_wide) is None

@@ -49,22 +49,25 @@ def sentence_figure(att: Attribution, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 
     }.items():
         rails = straight([((row, layers), (row, 0)) for row in rows], grammar.FAINT)  # each word's residual connection
         dots = points([(row, level) for row in rows for level in range(layers + 1)], 4.0, "#c9c9c9")
-        ground = [(trace, range(len(counts))) for trace in (rails, dots, points([(0, layers)], 12.0, grammar.INK))]
-        drawn += [(trace.update(xaxis=axis), positions) for trace, positions in (*ground, *of_side)]
+        everywhere = range(len(counts))
+        disc = points([(0, layers)], 12.0, grammar.INK)  # on top: the model decides there on either side
+        of_panel = [(rails, everywhere), (dots, everywhere), *of_side, (disc, everywhere)]
+        drawn += [(trace.update(xaxis=axis), positions) for trace, positions in of_panel]
     figure = grammar.reveal(drawn, list(map(str, counts)), "Lines on each side:", active)
     figure.update_layout(xaxis={"domain": [0, HALF]}, xaxis2={"domain": [1 - HALF, 1]})
     figure.update_xaxes(layer_axis(layers, range=[-0.25, layers + 0.35]), title_standoff=6)
-    figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.95], tickfont={"size": 15}))
+    figure.update_yaxes(grammar.token_axis(att.tokens, range=[len(att.tokens) - 0.5, -0.5], tickfont={"size": 15}))
     verdict = f"<b>{grammar.literal(att.label)}</b>, {grammar.literal(att.amount)}"
-    grammar.note(figure, verdict, layers + 0.2, -0.3, "right", xref="x2", font={"size": 15})
+    above = {"xref": "paper", "yref": "paper", "align": "left", "font": {"size": 15}}
+    grammar.note(figure, f"The model decides: {verdict}", 0, 1, "left", yshift=48, **above)
     for side, name in enumerate(("<b>Attention</b><br>where it looks", "<b>Attribution</b><br>what it contributes")):
-        grammar.note(figure, name, side * (1 - HALF), 1, "left", xref="paper", yref="paper", align="left", font={"size": 15})
+        grammar.note(figure, name, side * (1 - HALF), 1, "left", **above)
     text = att.text if isinstance(att.text, str) else " ‖ ".join(att.text)
     alt = f"The words of “{text}” as rows, the {layers} layers from left to right, twice: on the left the strongest attention weights as "
     alt += f"lines, the strongest {in_words(weights, att.tokens, '.2f')}; on the right the strongest attributions, the strongest "
     alt += f"{in_words(scores, att.tokens, '+.2f')}. At the end of the first row the model decides: {att.label}, {att.amount}."
-    grammar.page(figure, alt, height=140 + 36 * len(att.tokens), words="y", showlegend=False, hoverdistance=14)
-    return figure.update_layout(margin={"t": 56, "b": 46, "l": 40, "r": 4})
+    grammar.page(figure, alt, height=170 + 36 * len(att.tokens), words="y", showlegend=False, hoverdistance=14)
+    return figure.update_layout(margin={"t": 84, "b": 46, "l": 40, "r": 4})
 
 
 def in_words(strongest: pandas.DataFrame, tokens: Sequence[str], number: str) -> str:

@@ -178,7 +178,7 @@ function number(value, form = "") {
 // A word of a picture of connections: its strands light up in every layer. `axis` is "x" or "y", on which the words stand.
 function pointing(canvas, axis, say) {
   const names = canvas.layout[`${axis}axis`].ticktext.map(unescaped);
-  const select = element("select", {}, new Option("none", -1), ...names.map((name, i) => new Option(name, i)));
+  const select = element("select", {}, new Option("all words", -1), ...names.map((name, i) => new Option(name, i)));
 
   // The ends of one piece of a path, the lower one first: its level, and the word at which it stands.
   function ends(piece, { xaxis, yaxis }) {

@@ -176,7 +176,7 @@
         result.textContent = `The sentences cannot be loaded: ${error.message}.`;
       }
     }
-    const summary = html("summary", {}, "Sentences that were computed before");
+    const summary = html("summary", {}, "No download: sentences that were computed before");
     const choice = controls(label("Search", search), label("Sentence", select));
     return html("details", { class: "live-before", toggle: load }, summary, choice, result);
   }

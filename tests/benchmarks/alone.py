@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "book" / "_ext"))
 from notebooks import INSTALL, PUBLISHED_INSTALL, chapters, read
 
-USUAL = "datasets ipykernel ipywidgets matplotlib networkx numpy pandas peft plotly scikit-learn scipy torch==2.13.0 tqdm transformers"
+USUAL = "datasets ipykernel ipywidgets matplotlib networkx nbformat numpy pandas peft plotly scikit-learn torch==2.13.0 tqdm transformers"
 
 
 def published(path: Path, commit: str) -> nbformat.NotebookNode:
