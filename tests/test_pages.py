@@ -89,6 +89,8 @@ def visit(chromium: Browser, book: Path, name: str, width: int, theme: str = "li
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
     page.goto(f"file://{book}/{name}.html", wait_until="load")
+    if name == "index":
+        page.wait_for_url("**/book/index.html", wait_until="load")  # it only leads there
     page.wait_for_function(READY)
     return seen
 
@@ -341,7 +343,7 @@ def test_a_telephone_shows_the_page_without_sideways_scrolling(chromium: Browser
     page.evaluate(UNFOLD)
     page.evaluate(READY)
     unsaid = """() => [...document.querySelectorAll("div.numbers, div.highlight pre, .plotly-figure")]
-      .filter((box) => box.offsetParent && box.scrollWidth > box.clientWidth + 4 && !box.dataset.more).length"""
+      .filter((box) => box.checkVisibility() && box.scrollWidth > box.clientWidth + 4 && !box.dataset.more).length"""
     page.wait_for_function(f"({unsaid})() === 0", timeout=5000)  # else a box scrolls, and nothing says so
     too_wide = """() => document.documentElement.scrollWidth <= innerWidth ? null : [...document.querySelectorAll("body *")]
       .filter((element) => element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML.slice(0, 120))"""
