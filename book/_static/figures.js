@@ -318,7 +318,7 @@ function edges(box) {
   const left = box.scrollLeft > 2, right = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
   box.dataset.more = `${left ? "left" : ""} ${right ? "right" : ""}`.trim();
 }
-for (const box of document.querySelectorAll(".plotly-figure, div.numbers, div.cell_output, .pst-scrollable-table-container, div.highlight pre, table.models, div.math")) {
+for (const box of document.querySelectorAll(".plotly-figure, div.numbers, div.cell_output, .pst-scrollable-table-container, div.highlight pre, div.math")) {
   scrolling.observe(box);
   box.addEventListener("scroll", () => edges(box), { passive: true });
 }
