@@ -326,7 +326,7 @@ EXERCISES = {
         "percent, right, rows",
         (54.95, 253, 444, "same"),
         (60, 496, 1000, "differs"),
-        (1, 0, 100, "same"),  # p ± 1.96 standard errors is no interval at 0
+        (1, 0, 100, "same"),  # f ± 1.96 standard errors is no interval at 0
         (97, 36, 40, "differs"),  # nor near 1
         (75, 34, 40, "same"),  # ten points away, with few rows
     ),
