@@ -80,21 +80,18 @@ def test_rows_whose_mask_leaves_them_few_letters_do_not_win_by_construction(give
 
 
 def test_rollout_and_bottleneck_of_a_connection_are_what_the_definitions_say(given):
-    model = small.by_hand()
-    scores = beyond.scores_of(model, given, 0, "next")
-    mixed = (scores["attention"].mean(1) + torch.eye(small.LENGTH)) / 2
-    own = over_connections(mixed)
-    own[0] -= mixed[1, -1].diag() / 2  # the residual connection's part
-    own[1, -1, -1] -= 0.5
-    place = int(given.before[0]) + 1
-    torch.testing.assert_close(scores["rollout"][0, 0, place], own[0, place])
-    torch.testing.assert_close(scores["rollout"][1, 0], own[1])
-    for token in (place - 1, 0):  # all that leaves the last token goes to this one place, and from there over this one connection
-        only = torch.zeros(2, small.LENGTH, small.LENGTH)
-        only[1, -1, place], only[0, place, token] = mixed[1, -1, place], mixed[0, place, token]
-        assert float(only[1, -1, place].minimum(only[0, place, token])) == pytest.approx(
-            float(scores["bottleneck (flow)"][0, 0, place, token])
-        )
+    scores = beyond.scores_of(small.by_hand(), given, 0, "next")
+    attention = scores["attention"].mean(1)
+    mixed = (attention + torch.eye(small.LENGTH)) / 2
+    rollout = over_connections(mixed)
+    rollout[0] -= mixed[1, -1].diag() / 2  # the residual connection's part
+    rollout[1, -1, -1] -= 0.5
+    torch.testing.assert_close(scores["rollout"][:, 0], rollout)
+    i, j = small.LENGTH - 1, int(given.before[0])
+    for reader, read in ((j + 1, j), (i, i - 1), (i, 0)):  # from the last token up to the reader, and from there over the connection
+        smaller = min(float(mixed[1, i, reader]), float(attention[0, reader, read]) / 2)
+        assert float(scores["bottleneck (flow)"][0, 0, reader, read]) == pytest.approx(smaller)
+        assert float(scores["bottleneck (flow)"][1, 0, i, read]) == pytest.approx(float(attention[1, i, read]) / 2)
 
 
 def test_the_command_on_a_tiny_setting_and_on_after_a_kill(tmp_path, monkeypatch):
