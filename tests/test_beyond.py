@@ -128,7 +128,7 @@ def test_the_committed_results_are_whole():
     assert f"--seeds {len(seeds)} " in TABLE.attrs["command"]
     assert {"command", "versions", "seconds"} <= set(TABLE.attrs)
     assert "dirty" not in TABLE.attrs["versions"]["commit"]
-    assert TABLE.attrs["seconds"] > 10 * len(seeds)  # all were trained by the command: a seed takes about two minutes
+    assert TABLE.attrs["seconds"] > 10 * len(seeds)  # all were trained by the command: a seed takes about a minute
     assert set(TABLE.method.dropna()) == METHODS
     shares = TABLE[~TABLE.measure.isin(["score", "true connections"])].value.astype(float)
     assert shares.between(-1, 1).all()
