@@ -50,7 +50,7 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task; of 
         *("rule", "results", "where", "than", "each", "take", "of", "why"),
     ),
     "paper-code": ("paper", "item", "said", "code", "ours", "met"),
-    "beyond": ("model", "seed", "job", "measure", "method", "layer", "head", "value"),
+    "beyond": ("seed", "job", "measure", "method", "layer", "head", "value"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
