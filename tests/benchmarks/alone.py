@@ -40,7 +40,10 @@ def run(notebook: nbformat.NotebookNode, python: Path, folder: Path) -> None:
     manager = KernelManager()
     manager._kernel_spec = KernelSpec(argv=[str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python")
     client = NotebookClient(notebook, km=manager, timeout=900, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=os.environ | {"COLAB_RELEASE_TAG": "test", "PYTHONPATH": ""})
+    try:
+        client.execute(env=os.environ | {"COLAB_RELEASE_TAG": "test", "PYTHONPATH": ""})
+    finally:
+        manager.shutdown_kernel(now=True)
 
 
 def main(folder: Path, names: list[str]) -> None:
