@@ -245,7 +245,7 @@ def test_the_lines_of_a_word_light_up_under_the_pointer_and_by_keyboard(chromium
     assert len(found) >= 3 and all(found), "a line of another word"
     said = figure.locator(".strands").inner_text()
     assert said.startswith("“boring”.") and "is read by “[CLS]”" in said
-    menu.select_option(label="none")
+    menu.select_option(label="all words")
     assert not figure.locator("path.strand").count()
     figure.locator(".xtick text").nth(word).hover(force=True)
     assert figure.locator(".strands").inner_text() == said
