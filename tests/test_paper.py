@@ -177,8 +177,9 @@ def test_chapter_14_says_in_words_what_its_cells_compute(chapter14):
     stars = told[told.place.eq("§5.2, Fig. 5") & told.number.notna()]
     assert len(stars) == 2 and (100 * stars.ours < stars.number).all(), "both of ours are lower"
     stars = told[told.place.eq("§5.1, Fig. 3") & told.number.notna()]
-    assert stars[["task", "key"]].drop_duplicates().shape[0] == 2 * len(TASKS), "each task, both readings"
-    assert (100 * stars.ours < stars.number).all(), "the curve of attribution is below the star"
+    assert stars[["task", "key"]].drop_duplicates().shape[0] == 3 * len(TASKS), "each task, three readings"
+    met = stars[100 * stars.ours >= stars.number]
+    assert met[["task", "key"]].to_numpy().tolist() == [["SST-2", "right"]], "where the curve of attribution meets the star"
     end = attattr.result("fig5-mnli").query("measure == 'accuracy' and rate == 0.9").groupby("method").value.mean()
     assert end["taylor"] <= end["random"] < end["attribution"], "at 90 %, Taylor is not above the random order"
 
