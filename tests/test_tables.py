@@ -21,4 +21,9 @@ def test_the_same_table_is_the_same_text_and_forms_go_by_column():
     shown = table(frame, "one", {"share": "{:.0%}", "rows": lambda count: f"{count} rows"})
     assert shown._repr_html_() == table(frame, "one", {"share": "{:.0%}", "rows": lambda count: f"{count} rows"})._repr_html_()
     assert "<td>50%</td>" in shown._repr_html_() and "<td>7 rows</td>" in shown._repr_html_()
-    assert repr(shown) == f"one\n{frame.to_string()}"
+    assert [line.split() for line in repr(shown).splitlines()] == [["one"], ["share", "rows"], ["a", "50%", "7", "rows"]]
+
+
+def test_a_number_is_rounded_once():
+    frame = pandas.DataFrame({"share": [0.06849]}, index=["a"])
+    assert "6.8%" in table(frame, "one", "{:.1%}")._repr_html_() and "6.8%" in repr(table(frame, "one", "{:.1%}"))

@@ -16,15 +16,20 @@ Form = str | Callable[[Any], str]
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A table as a page shows it; in a terminal, the frame."""
+    """A table as a page shows it, and as a terminal does: the same digits in both."""
 
     frame: pandas.DataFrame
     caption: str
     forms: Mapping[Any, Form]
 
-    def _repr_html_(self) -> str:
+    @property
+    def look(self) -> dict[str, Any]:
+        """How pandas writes the cells."""
         written = {name: form.format if isinstance(form, str) else form for name, form in self.forms.items()}
-        html = self.frame.to_html(classes="numbers", border=0, na_rep="–", formatters=written, index_names=False)
+        return {"na_rep": "–", "formatters": written, "index_names": False}
+
+    def _repr_html_(self) -> str:
+        html = self.frame.to_html(classes="numbers", border=0, **self.look)
         html = html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # on a phone a number and its error stay on one line
         start, head, body = re.split(r"(?=<thead>)|(?=<tbody>)", html)
         head, body = (re.sub("<th(?=[ >])", f'<th scope="{scope}"', part) for scope, part in (("col", head), ("row", body)))
@@ -34,7 +39,7 @@ class Table:
         )
 
     def __repr__(self) -> str:
-        return f"{self.caption}\n{self.frame.to_string()}"
+        return f"{self.caption}\n{self.frame.to_string(**self.look)}"
 
 
 def table(frame: pandas.DataFrame, caption: str, form: Form | Mapping[Any, Form] = "{:.3g}") -> Table:
@@ -47,8 +52,8 @@ def table(frame: pandas.DataFrame, caption: str, form: Form | Mapping[Any, Form]
 
     >>> table(pandas.DataFrame({"accuracy": [0.8979]}, index=["SST-2"]), "Share of dev texts that are right")
     Share of dev texts that are right
-           accuracy
-    SST-2    0.8979
+          accuracy
+    SST-2    0.898
     """
     forms = form if isinstance(form, Mapping) else dict.fromkeys(frame.select_dtypes("number").columns, form)
     return Table(frame, caption, forms)
