@@ -73,6 +73,14 @@ def test_what_is_not_there_or_damaged_is_named(tmp_path):
         read_result(path)
 
 
+def test_an_accuracy_kept_with_four_digits_is_a_whole_number_of_rows_again():
+    table = attattr.result("table2-mnli")
+    right = table.accuracy * table["rows"]
+    assert right.sub(right.round()).abs().max() < 1e-9
+    whole = table[(table.kind == "no trigger") & (table["class"] == "entailment")].iloc[0]
+    assert whole["rows"] == 216 and whole.accuracy == 158 / 216 != 0.7315
+
+
 @pytest.mark.parametrize(("rows", "words"), [([{"heads": 1}], r"\['heads'\]"), ([], "0 rows")])
 def test_rows_of_no_table_are_not_written(tmp_path, rows, words):
     with pytest.raises(ValueError, match=words):

@@ -98,6 +98,8 @@ def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
         one_of(f"measure of {path.stem}", measure, sorted(set(table.get("measure", ()))))
         table = table[table["measure"] == measure].dropna(axis=1, how="all").drop(columns="measure").reset_index(drop=True)
     table = table.infer_objects()
+    if {"accuracy", "rows"} <= set(table):  # kept with four digits: a share of so many rows is one exact number again
+        table["accuracy"] = (table["accuracy"] * table["rows"]).round() / table["rows"]
     table.attrs.update(provenance)
     return table
 

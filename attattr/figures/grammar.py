@@ -33,6 +33,7 @@ LOOKS = {  # colour, dash, symbol: never told apart by colour alone
     "Taylor": (AGAINST, "solid", "square"),
     "accuracy difference": ("#009e73", "dash", "triangle-up"),
     "Taylor of the logits": ("#555555", "dot", "x"),
+    "Taylor, normalised": ("#cc79a7", "longdash", "cross"),
 }
 OTHERS = (
     ("#0072b2", "solid", "circle"),
