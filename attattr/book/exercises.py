@@ -72,7 +72,7 @@ def graph_of_pair() -> nx.DiGraph:
     graph = nx.DiGraph()
     for place, token in enumerate(("[CLS]", "a", "b", "[SEP]", "c")):
         graph.add_nodes_from([(level, place) for level in range(3)], token=token)
-    for layer, query, key in ((1, 4, 1), (1, 1, 2), (1, 0, 4), (1, 3, 1), (0, 2, 4)):
+    for layer, query, key in ((1, 4, 1), (1, 1, 2), (1, 0, 4), (1, 3, 1), (0, 2, 4), (0, 4, 4)):  # the last: c reads itself
         graph.add_edge((layer + 1, query), (layer, key), kind="attention", layer=layer)
     graph.add_edge((2, 1), (1, 1), kind="residual", layer=1)
     return graph
