@@ -314,6 +314,8 @@ def test_edges_and_distances_of_a_few_texts_agree_with_the_package(tmp_path):
             assert len(sizes) == 6
             assert sizes.is_monotonic_increasing  # a lower threshold never keeps fewer
             assert (points.edges[left, "admitted"] >= points.edges[left, graph]).all()
+        for control, like in {"positive": "attribution", "positive, admitted": "admitted"}.items():
+            assert (points.edges[left, control] == points.edges[left, like]).all()
         for rule, options in {"gradient": ("riemann", 1), "midpoint": ("gauss-legendre", 1), "20 steps": ("riemann", 20)}.items():
             cheaper = [attattr.attribute(model, tokenizer, text, method=options[0], steps=options[1]) for text in texts]
             drawn = [graph_connections(attattr.attribution_graph(att, 0.2), *att.scores.shape[::2]) for att in cheaper]

@@ -152,7 +152,8 @@ def resampled_mean(of_texts: tuple[list[int], ...]) -> list[float]:
 def edges(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """The probability of the predicted class without the edges of the attribution graph, and with nothing but them (chapter 5).
 
-    Beside the certified scores the cheaper ones of `RULES`, of which ``"gradient"`` is drawn, ``"gradient, admitted"`` all above its τ.
+    Beside the certified scores the cheaper ones of `RULES`, of which ``"gradient"`` is drawn, ``"gradient, admitted"`` all above its τ;
+    and random edges with positive scores, ``"positive"``, as many in each row as the graph has, or as all above τ.
     """
 
     def delete(number: int, text: Text) -> Rows:
@@ -164,7 +165,12 @@ def edges(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
             for tau in TAUS:
                 graph, admitted = drawn_and_admitted(other, tau)
                 graphs |= {(name, tau): graph[None], (f"{name}, admitted", tau): admitted[None]}
-        nothing = torch.zeros(1, *att.scores.sum(1).shape, dtype=torch.bool)
+        summed, generator = att.scores.sum(1), torch.Generator().manual_seed(number)
+        for tau in TAUS:  # a fairer control: the graph's edges all speak for the decision, so these do, as far as a row has such
+            for name, chosen in zip(("positive", "positive, admitted"), drawn_and_admitted(att, tau), strict=True):
+                draws = [torch.rand(summed.shape, generator=generator) + (summed > 0) for _ in range(RANDOM_GRAPHS)]
+                graphs[name, tau] = torch.stack([same_size(chosen, draw) for draw in draws])
+        nothing = torch.zeros(1, *summed.shape, dtype=torch.bool)
         choices: dict[tuple, Tensor] = {("none", None, None): nothing, ("all", None, None): ~nothing}
         choices |= {("only these", *which): masks for which, masks in graphs.items()}
         choices |= {("all but these", *which): ~masks for which, masks in graphs.items()}
