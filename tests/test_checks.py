@@ -91,11 +91,11 @@ def in_the_same_rows(edges, values):
     return rank < edges.sum(-1, keepdim=True)
 
 
-def crossing(graph, border, layer, words_only=True, kinds=("attention",)):
+def crossing(graph, border, layer, words_only=True, kinds=("attention",), itself=False):
     across, total = 0, 0
     for u, v, data in graph.edges(data=True):
         words = {"[CLS]", "[SEP]"}.isdisjoint(graph.nodes[n]["token"] for n in (u, v)) or not words_only
-        if words and data["kind"] in kinds and data["layer"] == layer:
+        if words and (itself or u[1] != v[1]) and data["kind"] in kinds and data["layer"] == layer:
             total += 1
             across += (u[1] > border) != (v[1] > border)
     return across, total
@@ -468,7 +468,8 @@ ANSWERS = {
         [
             lambda *given: crossing(*given)[::-1],
             lambda *given: crossing(*given, words_only=False),
-            lambda *given: crossing(*given, kinds=("attention", "residual")),
+            lambda *given: crossing(*given, kinds=("attention", "residual"), itself=True),
+            lambda *given: crossing(*given, itself=True),  # a word that reads itself joins nothing
             lambda graph, border, layer: crossing(graph, border, layer - 1),  # layers from 1
         ],
     ),
