@@ -55,11 +55,13 @@ function menu(spec, apply) {
 
 // Curves that wait in the legend ("legendonly"): a click on the legend shows them, or this box, which the keyboard reaches.
 function box(canvas, data, changed) {
-  const waiting = [...new Set(data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.name))];
+  const group = (trace) => trace.legendgroup || trace.name;  // a band has no name, and goes with its curve
+  const hidden = data.filter((trace) => trace.visible === "legendonly"), groups = new Set(hidden.map(group));
+  const waiting = [...new Set(hidden.map((trace) => trace.name).filter((name) => name))];
   if (!waiting.length) return [];
   const input = element("input", { type: "checkbox" });
   const show = () => {
-    const some = canvas.data.flatMap((trace, i) => waiting.includes(trace.name) && trace.visible !== false ? [i] : []);
+    const some = canvas.data.flatMap((trace, i) => groups.has(group(trace)) && trace.visible !== false ? [i] : []);
     return some.length && Plotly.restyle(canvas, { visible: input.checked || "legendonly" }, some);
   };
   input.addEventListener("change", changed);  // which asks every control to show again what it stands for
