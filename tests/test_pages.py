@@ -158,7 +158,7 @@ def test_controls_work_by_keyboard(wide: Visit) -> None:
 
 
 def assert_a_box_shows_what_waits(page: Page, figure: ElementHandle, box: ElementHandle) -> None:
-    """The curves that Plotly keeps in the legend until it is clicked, with its band. Bands of other curves are there from the start."""
+    """The curves that Plotly keeps in the legend until it is clicked, with their bands. Other bands are there from the start."""
     told = box.evaluate("box => box.labels[0].textContent.replace(/^ with /, '')")
     groups = "plot => plot._fullData.filter((trace) => trace.visible === 'legendonly').map((trace) => trace.legendgroup || trace.name)"
     assert set(told.split(", ")) == set(", ".join(figure.eval_on_selector(".js-plotly-plot", groups)).split(", "))

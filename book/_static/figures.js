@@ -57,7 +57,7 @@ function menu(spec, apply) {
 function box(canvas, data, changed) {
   const group = (trace) => trace.legendgroup || trace.name;  // a band has no name, and goes with its curve
   const hidden = data.filter((trace) => trace.visible === "legendonly"), groups = new Set(hidden.map(group));
-  const waiting = [...new Set(hidden.map((trace) => trace.name).filter((name) => name))];
+  const waiting = [...new Set(hidden.map((trace) => trace.name).filter(Boolean))];
   if (!waiting.length) return [];
   const input = element("input", { type: "checkbox" });
   const show = () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ TAUS = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 HEAD_TOLERANCE = 5e-2  # what orders heads need not be as exact as what is drawn
 # Cheaper scores beside the certified ones: A ⊙ gradient at α = 1, one node in the middle of the path, the paper's right sum.
 RULES = {"gradient": ("riemann", 1), "midpoint": ("gauss-legendre", 1), "20 steps": ("riemann", 20)}
+# Random edges that speak for the decision, as far as a row has such, as all edges do that they are compared with.
+POSITIVE = {"positive": "attribution", "positive, admitted": "admitted"}
 
 
 def keep_but(values: Float[Tensor, "*B L H"], count: int, largest: bool) -> Bool[Tensor, "*B L H"]:
@@ -165,12 +168,11 @@ def edges(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
             for tau in TAUS:
                 graph, admitted = drawn_and_admitted(other, tau)
                 graphs |= {(name, tau): graph[None], (f"{name}, admitted", tau): admitted[None]}
-        summed, generator = att.scores.sum(1), torch.Generator().manual_seed(number)
-        for tau in TAUS:  # a fairer control: the graph's edges all speak for the decision, so these do, as far as a row has such
-            for name, chosen in zip(("positive", "positive, admitted"), drawn_and_admitted(att, tau), strict=True):
-                draws = [torch.rand(summed.shape, generator=generator) + (summed > 0) for _ in range(RANDOM_GRAPHS)]
-                graphs[name, tau] = torch.stack([same_size(chosen, draw) for draw in draws])
-        nothing = torch.zeros(1, *summed.shape, dtype=torch.bool)
+        supports, generator = att.scores.sum(1) > 0, torch.Generator().manual_seed(number)
+        for tau, (name, like) in product(TAUS, POSITIVE.items()):
+            draws = [torch.rand(supports.shape, generator=generator) + supports for _ in range(RANDOM_GRAPHS)]
+            graphs[name, tau] = torch.stack([same_size(graphs[like, tau][0], draw) for draw in draws])
+        nothing = torch.zeros(1, *supports.shape, dtype=torch.bool)
         choices: dict[tuple, Tensor] = {("none", None, None): nothing, ("all", None, None): ~nothing}
         choices |= {("only these", *which): masks for which, masks in graphs.items()}
         choices |= {("all but these", *which): ~masks for which, masks in graphs.items()}
