@@ -35,6 +35,7 @@ RULES: dict[str, dict[str, Any]] = {
 TIMES |= {"attribution-end": SAMPLES, "attribution-middle": 1, "attribution-20": 1, "attribution-certified": 1}
 NORMALIZED = {"taylor-normalized": "taylor"}  # each layer divided by its norm, as in the authors' code: no importance of its own to measure
 RANDOM_ORDERS = 5
+OTHER_SAMPLES = 2  # of the samples, in other models of a task: how far trainings differ is far more than what the rows add
 
 
 def samples(run: Run) -> list[Dataset]:
@@ -111,7 +112,7 @@ def importances(
 def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """Importance by attribution in other models of a task (chapter 8's control for the paper's Fig. 6): another seed, another start.
 
-    On the same samples as `fig5`, which has the importance in the embedded adapter; the correlations between tasks need no run
+    On the first samples of `fig5`, which has the importance in the embedded adapter; the correlations between tasks need no run
     of their own.
     """
     if not run.other:
@@ -123,7 +124,7 @@ def fig6(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
         if record["sha256"] == run.weights:
             raise ValueError(f"the adapter in {folder} is the one compared with: expected one that was trained from another seed")
     opened = cache(load)
-    measured = [(which, number) for which in range(len(records)) for number in range(SAMPLES)]
+    measured = [(which, number) for which in range(len(records)) for number in range(OTHER_SAMPLES)]
     table: Rows = []
     found = importances(run, measured, lambda which: (*opened(run.other[which], run.device), {"method": "attribution"}))
     for (which, number), values in found.items():
