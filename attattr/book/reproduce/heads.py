@@ -35,7 +35,7 @@ RULES: dict[str, dict[str, Any]] = {
 TIMES |= {"attribution-end": SAMPLES, "attribution-middle": 1, "attribution-20": 1, "attribution-certified": 1}
 NORMALIZED = {"taylor-normalized": "taylor"}  # each layer divided by its norm, as in the authors' code: no importance of its own to measure
 RANDOM_ORDERS = 5
-OTHER_SAMPLES = 2  # of the samples, in other models of a task: how far trainings differ is far more than what the rows add
+OTHER_SAMPLES = 2  # of the samples, in other models of a task: trainings differ far more than samples of rows do
 
 
 def samples(run: Run) -> list[Dataset]:
