@@ -377,6 +377,25 @@ def test_a_finished_run_leaves_nothing_behind_and_other_data_do_not_go_on_where_
     assert len(asked) == 4 + jobs  # nothing of the run on other rows was taken over
 
 
+def test_the_large_model_is_asked_for_less(tmp_path, monkeypatch):
+    """Fewer samples of fewer rows, the paper's methods alone, fewer texts to mine triggers in: and the table says so."""
+    from attattr.book.reproduce import heads, triggers
+
+    lines = [f"a film of the year {number} .\t{('positive', 'negative')[number % 2]}" for number in range(2000)]
+    small_copy(tmp_path)
+    (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    rows = {size: Run(task="sst2", data=tmp_path, size=size, rows=1, output=tmp_path / size) for size in ("small", "base")}
+    assert {size: len(heads.samples(run)[0]) for size, run in rows.items()} == {"small": 200, "base": 100}
+    pools = {size: tuple(map(len, triggers.pool_and_selection(run))) for size, run in rows.items()}
+    assert pools == {"small": (1700, 300), "base": (750, 150)}
+    monkeypatch.setattr(heads, "head_importance", lambda model, tokenizer, rows, **options: (None, torch.rand(len(rows), 6, 12)))
+    found, _ = heads.fig5(rows["base"], *attattr.load("sst2"))
+    samples = {(row["method"], row["sample"], row["rows"]) for row in found if row["measure"] == "importance"}
+    assert samples == {(method, n, 100) for method in ("attribution", "taylor", "taylor-normalized") for n in (0, 1)} | {
+        ("accuracy", 0, 100)
+    }
+
+
 def test_fig6_wants_another_adapter_of_the_same_task(tmp_path):
     small_copy(tmp_path)
     options = {"task": "sst2", "data": tmp_path, "rows": None, "seed": 0, "output": tmp_path / "results"}

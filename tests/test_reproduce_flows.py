@@ -163,6 +163,22 @@ def test_saturation_of_trained_random_and_other_models(run):
         assert select(found, model=name, bound="word").share.tolist() == pytest.approx(torch.stack(shares[:2]).mean(0).tolist(), abs=1e-3)
 
 
+def test_the_large_model_is_measured_itself_without_the_random_ones(tmp_path, monkeypatch):
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\n" + "\n".join(LINES) + "\n")
+    tokenizer = attattr.load("sst2")[1]
+    sizes = {"small": flows.untrained("bert", 2, width=64), "base": flows.untrained("bert", 3, width=64)}
+    monkeypatch.setattr(reproduce_module, "load", lambda name, device="cpu", size="small": (sizes[size], tokenizer))
+    monkeypatch.setattr(reproduce_module, "adapter_folder", lambda name, size: None)
+    run = Run(task="sst2", data=tmp_path, rows=4, size="base", output=tmp_path / "results")
+    for name in ("flow-correlations", "saturation"):
+        found = read_result(reproduce(name, run))
+        assert set(found.model) == {"trained, sst2"}
+        assert set(found.layer.dropna()) == {0, 1, 2}
+        assert found.attrs["command"].endswith("--size base --rows 4 --seed 0")
+        assert (tmp_path / "results" / "base" / f"{name}-sst2.json").is_file()
+
+
 def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
     """The first token keeps to itself in the second layer and the last does not, so the rows have different shares."""
     encoder = torch.tensor(
@@ -192,22 +208,12 @@ class Recorded:
     attention: tuple[torch.Tensor, ...]
 
 
-@pytest.mark.parametrize("kind", ["decoder", "deep"])
-def test_a_starting_point_knows_what_the_base_knows(kind, tmp_path):
-    flows.starting_point(kind, tmp_path)
+def test_a_decoder_to_start_from_knows_the_words_of_the_base(tmp_path):
+    flows.write_decoder(tmp_path)
     base, _ = attattr.load("sst2")  # an adapter leaves the word embeddings alone
-    model = type(flows.untrained({"decoder": "gpt2", "deep": "bert"}[kind], 1)).from_pretrained(tmp_path)
+    model = type(flows.untrained("gpt2", 1)).from_pretrained(tmp_path)
     assert torch.equal(model.get_input_embeddings().weight, base.get_input_embeddings().weight)
-    if kind == "deep":
-        layers = [dict(layer.named_parameters()) for layer in model.base_model.encoder.layer]
-        assert len(layers) == 12
-        for at, layer in enumerate(layers):
-            assert all(torch.equal(tensor, layers[at // 2 * 2][name]) for name, tensor in layer.items())
-        assert not all(torch.equal(tensor, layers[2][name]) for name, tensor in layers[0].items())
-    else:
-        assert model.config.n_layer == 4
-    with pytest.raises(ValueError, match="unknown kind 'wide'"):
-        flows.starting_point("wide", tmp_path)
+    assert model.config.n_layer == 4
 
 
 def test_an_unknown_family_is_refused():

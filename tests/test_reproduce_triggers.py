@@ -55,7 +55,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(triggers, "predict_attacked", lambda model, tokenizer, texts, trigger: decided(texts, trigger))
     monkeypatch.setattr(triggers, "attack", attack)
     monkeypatch.setattr(triggers, "CHUNK", 10)
-    monkeypatch.setattr(triggers, "SELECTION", 10)
+    monkeypatch.setitem(triggers.SELECTION, "small", 10)
     return seen
 
 

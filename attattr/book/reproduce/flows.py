@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,21 +38,21 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     texts = texts_of(drawn(run))
     rows: Rows = []
     models: dict[str, dict[str, Any]] = {}
-    sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task, **others(run)}
-    for name, source in sources.items():
-        model, tokenizer = load(source, run.device)
+    of_task = model, tokenizer
+    for name, folder in {f"trained, {run.task}": None, **others(run)}.items():
+        model, tokenizer = load(folder, run.device) if folder else of_task
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
         lines = resumable(run, name, jobs, partial(ranked, model, tokenizer))
         size = sum(int(ordinary_tokens(tokenizer, text).sum()) for text in kept) / len(kept)
         models[name] = {"rows": len(texts), "texts": len(kept), "tokens": size}
-        if source in run.other:
-            models[name]["training"] = training_record(source)
+        if folder:
+            models[name]["training"] = training_record(folder)
         rows += [{"model": name} | row for row in means(lines, "value")]
     return rows, {"models": models}
 
 
-def others(run: Run) -> dict[str, str | Path]:
+def others(run: Run) -> dict[str, Path]:
     """The other models of a run, by what its tables call them."""
     return {f"other {number}": folder for number, folder in enumerate(run.other)}
 
@@ -142,12 +141,15 @@ def saturation(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     """
     texts = texts_of(sample(examples(run.task, source=run.data), None, random.Random(run.seed)))
     kept = [(text,) for text in texts if 8 <= tokens(tokenizer, text) <= 32][: run.rows]
-    sources: dict[str, Any] = {f"trained, {run.task}": run.model or run.task}
-    sources |= {f"random weights, {depth} layers": depth for depth in DEPTHS}
+    random_weights = DEPTHS if run.size == "small" else ()  # they know the words of the small model
+    sources: dict[str, Any] = {f"trained, {run.task}": (model, tokenizer)}
+    sources |= {f"random weights, {depth} layers": depth for depth in random_weights}
     rows: Rows = []
     for name, source in (sources | others(run)).items():
-        model, own = (untrained("bert", source).to(run.device), tokenizer) if isinstance(source, int) else load(source, run.device)
-        lines = resumable(run, name, kept, partial(full_flows, model, own))
+        if isinstance(source, int):
+            source = untrained("bert", source).to(run.device), tokenizer
+        now, own = load(source, run.device) if isinstance(source, Path) else source
+        lines = resumable(run, name, kept, partial(full_flows, now, own))
         size = sum(tokens(own, text) for (text,) in kept) / len(kept)
         for row in means(lines, "share"):
             del row["texts"]
@@ -188,24 +190,10 @@ def untrained(family: str, layers: int, width: int = 128, seed: int = 0) -> Mode
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **shape, **words)).eval()
 
 
-def starting_point(kind: str, folder: Path) -> None:
-    """Write a model for `finetune --base FOLDER` to start from: what the embedded base is not, but with what it knows.
-
-    ``"decoder"``: a GPT-2 of 4 layers with the base's word embeddings, the rest random. ``"deep"``: the base with each of its layers
-    twice in a row, 12 in all. Both are far from good before training.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    one_of("kind", kind, ("decoder", "deep"))
+def write_decoder(folder: Path) -> None:
+    """Write a GPT-2 of 4 layers for `finetune --base FOLDER` to start from: the embedded base's word embeddings, the rest random."""
     base, tokenizer, _ = load_base(TASKS["sst2"])
-    model = base
-    if kind == "decoder":
-        model = untrained("gpt2", 4, base.config.hidden_size)
-        model.get_input_embeddings().weight.data.copy_(base.get_input_embeddings().weight)
-    else:
-        encoder = base.base_model.encoder
-        encoder.layer = torch.nn.ModuleList(deepcopy(layer) for layer in encoder.layer for _ in range(2))
-        base.config.num_hidden_layers *= 2
+    model = untrained("gpt2", 4, base.config.hidden_size)
+    model.get_input_embeddings().weight.data.copy_(base.get_input_embeddings().weight)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -22,7 +22,7 @@ from ..training.model_folder import training_record
 from .running import CHUNK, Measured, Rows, Run, chunk, drawn, resumable, rounded, sample
 
 SAMPLES = 5
-SAMPLE_ROWS = 200
+SAMPLE_ROWS = {"small": 200, "base": 100}  # of each, by the size of the model: the large one takes about 13 times as long
 # How often each method's importance is measured, each time on other rows; what is slow or only for comparison, once.
 TIMES = {"attribution": SAMPLES, "taylor": SAMPLES, "taylor-logits": 1, "accuracy": 1}
 # Attribution by other rules than three nodes: A ⊙ ∂F/∂A with all attention in place, the same half-way, the paper's, as exact as asked for.
@@ -33,6 +33,7 @@ RULES: dict[str, dict[str, Any]] = {
     "attribution-certified": {"steps": "auto"},
 }
 TIMES |= {"attribution-end": SAMPLES, "attribution-middle": 1, "attribution-20": 1, "attribution-certified": 1}
+LARGE_TIMES = {"attribution": 2, "taylor": 2, "accuracy": 1}  # the same in the large model: the paper's methods, on fewer samples
 NORMALIZED = {"taylor-normalized": "taylor"}  # each layer divided by its norm, as in the authors' code: no importance of its own to measure
 RANDOM_ORDERS = 5
 OTHER_SAMPLES = 2  # of the samples, in other models of a task: trainings differ far more than samples of rows do
@@ -41,7 +42,7 @@ OTHER_SAMPLES = 2  # of the samples, in other models of a task: trainings differ
 def samples(run: Run) -> list[Dataset]:
     """Disjoint samples of the training split, on which importance is measured; never the rows that accuracy is measured on."""
     rows = examples(run.task, source=run.data, split="train")
-    size = min(SAMPLE_ROWS, len(rows) // SAMPLES)
+    size = min(SAMPLE_ROWS[run.size], len(rows) // SAMPLES)
     chosen = sample(rows, SAMPLES * size, random.Random(run.seed))
     return [chosen.select(range(number * size, (number + 1) * size)) for number in range(SAMPLES)]
 
@@ -61,10 +62,11 @@ def fig5(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
 
     Importance is measured on samples of the training split: means over the sample's rows, and their standard errors.
     """
-    measured = [(method, number) for method, times in TIMES.items() for number in range(times)]
+    methods = TIMES if run.size == "small" else LARGE_TIMES
+    measured = [(method, number) for method, times in methods.items() for number in range(times)]
     found = importances(run, measured, lambda method: (model, tokenizer, RULES.get(method, {"method": method})))
     for method, plain in NORMALIZED.items():
-        for number in range(TIMES[plain]):
+        for number in range(methods[plain]):
             values = found[plain, number]
             found[method, number] = values / values.mean(0).norm(dim=1, keepdim=True)
     orders, table = {}, []
