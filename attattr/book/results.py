@@ -82,6 +82,24 @@ def result(name: str, measure: str | None = None) -> pandas.DataFrame:
     return read_result(path, measure)
 
 
+def by_size(kind: str, tasks: Mapping[str, str], measure: str | None = None) -> dict[str, pandas.DataFrame]:
+    """The book's results of one kind under the names of their tasks; after them, as ``"NAME, 12 layers"``, those of the large model.
+
+    Args:
+        kind, measure: as for `result`, without the task.
+        tasks: what a chapter calls a task, and the task: ``{"SST-2": "sst2"}``. Not every task was measured in the large model.
+
+    Raises:
+        OSError, ValueError: as for `result`.
+
+    >>> list(by_size("saturation", {"SST-2": "sst2"}))
+    ['SST-2', 'SST-2, 12 layers']
+    """
+    large = {f"{name}, 12 layers": f"base/{kind}-{task}" for name, task in tasks.items()}
+    there = {name: source for name, source in large.items() if (data_folder() / "results" / f"{source}.json").is_file()}
+    return {name: result(source, measure) for name, source in ({name: f"{kind}-{task}" for name, task in tasks.items()} | there).items()}
+
+
 def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:
     """The table in one file, checked; arguments and errors as for `result`."""
     try:
