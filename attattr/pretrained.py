@@ -49,6 +49,7 @@ SHA256 = {  # of all that is read, by folder (see `sha256_of`): whoever trains o
     "agreement": "5cc7b39911e1540624860f7f88e9627d3df04330684c8d0e7e892b222aa75ef1",
     "base/sst2": "63ed7065309fe42411cc9eec7186368acc79790319dd0594acaca7d2c11d4253",
     "base/rte": "46a38f6ffc3ebfe26312a3a6c66aa6d1666616e30843e4140ab99cf10c931ccc",
+    "base/mrpc": "725d986d1c6f7a57ca0ff4988e762443e48c2695eb1e2d5ec7535491905cafcb",
 }
 
 
