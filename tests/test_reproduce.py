@@ -15,7 +15,7 @@ from attattr.book.files import alone
 from attattr.book.reproduce import RESULTS, Experiment, Run, reproduce
 from attattr.book.reproduce.models import REFERENCE_STEPS, TOLERANCES, relative_errors
 from attattr.book.reproduce.running import finished, partial_file, resumable
-from attattr.book.results import read_result, result
+from attattr.book.results import name_of, read_result, result
 from attattr.data import ALL_TASKS, TASKS, data_folder
 from attattr.graph import graph_connections, retained
 
@@ -99,12 +99,13 @@ def test_the_reference_of_the_certificate_is_exact_enough():
     assert max(error for a, b in zip(one, other, strict=True) for error in relative_errors(a.scores, b.scores)) < 1e-5
 
 
-@pytest.mark.parametrize("path", sorted((data_folder() / "results").glob("[!p]*-*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((data_folder() / "results").rglob("[!p]*-*.json")), ids=name_of)
 def test_every_committed_result_says_where_it_comes_from_and_belongs_to_the_committed_model(path):
     found = json.loads(path.read_text())["provenance"]
     name, _, task = path.stem.rpartition("-")
-    assert found["model"] == hashlib.sha256((data_folder() / "models" / task / "adapter_model.safetensors").read_bytes()).hexdigest()
-    assert found["command"].startswith(f"python -m attattr reproduce {name} --task {task} --data FOLDER")
+    place, size = (f"base/{task}", " --size base") if path.parent.name == "base" else (task, "")
+    assert found["model"] == hashlib.sha256((data_folder() / "models" / place / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert found["command"].startswith(f"python -m attattr reproduce {name} --task {task} --data FOLDER{size}")
     assert {"sha256", "rows", "seed"} <= set(found["data"])  # of which rows, all or how many, drawn how
     assert found["seconds"] > 0
     assert set(found["versions"]) >= {"python", "torch", "transformers"}
