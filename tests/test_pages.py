@@ -333,6 +333,7 @@ def test_axe_finds_nothing_but_what_is_the_themes(chromium: Browser, built_book:
     page = visit(chromium, built_book, name, width, theme).page
     page.evaluate(UNFOLD)
     page.evaluate(READY)
+    page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished))")  # what was unfolded fades in
     page.evaluate(AXE)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     ours = {rule["id"]: [node["html"][:200] for node in rule["nodes"]] for rule in found if rule["id"] not in THEIRS}
