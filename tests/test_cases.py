@@ -91,7 +91,8 @@ def lost(model, inputs, decide, layers):
 def is_right(att, model, inputs, decide):
     """F is what the model says, and the scores of every layer sum to what F loses without its attention, but for the gap they own up to."""
     with torch.no_grad():
-        assert att.value == pytest.approx(float(decide(model(**inputs))), abs=2e-6)
+        # A pass of float32 is itself up to 4e-6 from one of float64 here (t5), another way on each processor.
+        assert att.value == pytest.approx(float(decide(model(**inputs))), abs=1e-5)
     expected = lost(model, inputs, decide, len(att.scores))
     assert expected.abs().max() > 1e-4  # else the sums say nothing
     assert torch.allclose(att.difference, expected, atol=5e-6)
