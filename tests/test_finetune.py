@@ -242,8 +242,9 @@ def test_an_adapter_goes_on_from_another_task(base, data, tmp_path):
 
     finetune(chosen, data, tmp_path / "rte")
     record = json.loads((tmp_path / "rte" / "training.json").read_text())
-    assert record["start_sha256"] == json.loads((tmp_path / "mnli" / "training.json").read_text())["sha256"]
-    assert "from the adapter" in (tmp_path / "rte" / "README.md").read_text()
+    began, card = json.loads((tmp_path / "mnli" / "training.json").read_text()), (tmp_path / "rte" / "README.md").read_text()
+    assert (record["start"], record["start_sha256"], record["start_command"]) == ("FOLDER", began["sha256"], began["command"])
+    assert "from the adapter" in card and began["command"] in card and " --start FOLDER " in record["command"]
     assert attattr.load(tmp_path / "rte")[0].config.id2label == {0: "entailment", 1: "not_entailment"}
     with pytest.raises(ValueError, match=r"cannot go on from .*its base and rank are .* 4\), this run's are .* 8\)"):
         finetune(settings(base, task="rte", start=str(tmp_path / "mnli"), **common | {"rank": 8}), data, tmp_path / "other")

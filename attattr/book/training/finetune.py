@@ -111,7 +111,7 @@ def finetune(settings: Settings, data: str | Path, output: Path, device: str = "
     if settings.rank:
         model = add_adapter(model, settings.rank, new)
     if settings.start:
-        run["start_sha256"] = go_on_from(settings.start, model, task, settings)
+        run |= go_on_from(settings.start, model, task, settings)
     model = model.to(accelerator.device)
     checkpoint = output / "checkpoint" / "state.pt"
     encoded = encode(tokenizer, texts, settings.max_length)
@@ -167,6 +167,8 @@ def command(settings: Settings, processes: int) -> str:
     launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
     words = [f"{launcher} -m attattr finetune --data FOLDER --output FOLDER"]
     for name, value in asdict(settings).items():
+        if name == "start" and value and value not in ALL_TASKS:
+            value = "FOLDER"  # whose it was tells nobody anything: the record has its sha256
         if value not in (getattr(Settings, name, None), []):
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     return " ".join(words)
@@ -209,8 +211,8 @@ def add_adapter(model: Model, rank: int, new: Sequence[str]) -> Model:
     return get_peft_model(model, config)
 
 
-def go_on_from(start: str | Path, model: Model, task: Task, settings: Settings) -> str:
-    """Copy an adapter that was trained on another task into ``model``, and of its classifier what the class names allow; its sha256.
+def go_on_from(start: str | Path, model: Model, task: Task, settings: Settings) -> dict[str, str]:
+    """Copy a trained adapter into ``model``, and of its classifier what the class names allow; what the record says of it.
 
     A class of the same name keeps its weights; the others start from the mean of the classes that found no namesake.
     """
@@ -233,7 +235,8 @@ def go_on_from(start: str | Path, model: Model, task: Task, settings: Settings) 
         if ".lora_" not in key and (len(tensor), len(mine[key])) == (len(names), len(task.labels)):  # the layer of the classes
             weights[key] = torch.stack([tensor[rows].mean(dim=0) for rows in sources])
     set_peft_model_state_dict(model, weights)
-    return record["sha256"]
+    name = str(start) if start in ALL_TASKS else "FOLDER"
+    return {"start": name, "start_sha256": record["sha256"], "start_command": record["command"]}
 
 
 def running_mean(averaging: float, mean: torch.Tensor, weights: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
