@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from docutils.nodes import make_id
 import attattr
 from attattr.book.results import name_of
 from attattr.data import TASKS, data_folder, read_split
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import size
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {"hao2020": "attattr-arxiv-v1.md", "hao2021": "attattr-aaai-digest-zh.txt", "abnar2020": "attention-flow-digest.txt"}
@@ -228,3 +232,10 @@ def test_two_entries_of_table_2_are_no_shares_of_their_rows(chapter14):
         for share in chapter14["nearest"](own["trigger 2"], rows):
             three = [own["trigger 1"], share, own["trigger 3"]]
             assert wrong([own["no trigger"]], [three], [own["average change"]]) == [0], "the change would not follow from it either"
+
+
+def test_the_table_of_sizes_is_what_the_results_give_now():
+    table = attattr.result("size")
+    again = pandas.DataFrame(size.compared(), columns=table.columns)
+    pandas.testing.assert_frame_equal(again, table, check_dtype=False)
+    assert set(table.paper) & set(VALUES.said) and not table[["claim", "small", "base", "paper"]].isna().any(axis=None)

@@ -51,6 +51,7 @@ COLUMNS = {  # beside ``task``, which is the first of every table of a task; of 
     ),
     "paper-code": ("paper", "item", "said", "code", "ours", "met"),
     "beyond": ("seed", "job", "measure", "method", "layer", "head", "value"),
+    "size": ("claim", "place", "task", "reading", "small", "small_than", "base", "base_than", "paper"),
     "families": ("type", "outcome", "reason", "layers", "heads", "difference", "completeness", "agreement", "early", "replayed"),
 }
 
@@ -150,7 +151,7 @@ def write_result(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapp
     unknown = sorted(set(table) - set(names))
     if unknown or table.empty:
         raise ValueError(f"{path}: {len(table)} rows with the columns {unknown}: expected some, and only {list(names)}")
-    table = table.assign(task=path.stem.rpartition("-")[2]).reindex(columns=names)
+    table = table.assign(task=table.get("task", path.stem.rpartition("-")[2])).reindex(columns=names)
     cells = table.where(table.notna(), None).to_dict("list")
     lines = [f"{json.dumps(name)}: {json.dumps(column, ensure_ascii=False, separators=(',', ':'))}" for name, column in cells.items()]
     with whole(path) as aside:

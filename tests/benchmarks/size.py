@@ -1,0 +1,75 @@
+"""What changes with size: every comparison with the papers that was measured in both models, number beside number (chapter 14).
+
+Run by hand after results have changed: python tests/benchmarks/size.py [--output FILE]. A test compares the table with the results.
+
+``small`` and ``base`` are ours, in the models of 6 and of 12 layers; ``small_than`` and ``base_than`` what they are compared with, if
+that is ours, too; ``paper`` is the paper's own number or words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+
+from attattr.book.results import result, write_result
+from attattr.book.training.model_folder import versions
+from attattr.data import TASKS, data_folder
+from attattr.heads import correlation
+
+RULES = ("interval", "below", "above", "not behind")
+SIZES = {"small": "", "base": "base/"}
+
+
+def measured(row: pandas.Series, name: str) -> pandas.Series:
+    """Ours and what it is compared with, for each reading that the papers' row knows ("" where there is one)."""
+    table, by = result(name), row["each"] if isinstance(row["each"], str) else None
+    of = {"": table} if by is None else dict(iter(table.groupby(by)))
+    take = row["take"] if isinstance(row["take"], str) else "mean"
+    found = {}
+    for reading, part in of.items():
+        ours, than = (part.query(row[side])[row["of"]].agg(take) if isinstance(row[side], str) else None for side in ("where", "than"))
+        if pandas.notna(ours):
+            found[reading] = ours, than
+    return pandas.Series(found, dtype=object)
+
+
+def compared() -> Iterator[dict[str, Any]]:
+    """A row for each comparison, task and reading."""
+    values, there = result("paper-values"), {path.stem for path in (data_folder() / "results" / "base").glob("*.json")}
+    for _, row in values[values.rule.isin(RULES)].iterrows():
+        paper = row["said"] if pandas.isna(row["value"]) else f"{row['value']:g}"
+        for name in sorted({*row["results"]} & there):
+            of = {size: measured(row, folder + name) for size, folder in SIZES.items()}
+            for reading in of["small"].index.intersection(of["base"].index):
+                found = {"claim": row["what"], "place": row["place"], "task": name.rpartition("-")[2], "reading": reading}
+                for size in SIZES:
+                    ours, than = of[size][reading]
+                    found |= {size: round(float(ours), 3), f"{size}_than": None if than is None else round(float(than), 3)}
+                yield found | {"paper": paper}
+    for _, row in values[values.rule.str.endswith(" r")].iterrows():
+        for pair in combinations([task for task in TASKS if f"fig5-{task}" in there], 2):
+            if ("sst2" in pair) == (row["rule"] == "no r"):
+                r = {size: round(correlation(*(importance(folder, task) for task in pair))[0], 3) for size, folder in SIZES.items()}
+                yield {"claim": row["what"], "place": row["place"], "task": " and ".join(pair), "reading": ""} | r | {"paper": row["said"]}
+
+
+def importance(folder: str, task: str) -> torch.Tensor:
+    """The importance of every head by attribution, "L H": the mean over the samples of the embedded model's `fig5`."""
+    found = result(f"{folder}fig5-{task}", "importance").query("method == 'attribution'")
+    return torch.tensor(found.pivot_table("value", "layer", "head").to_numpy())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=data_folder() / "results" / "size.json")
+    began, output = time.perf_counter(), parser.parse_args().output
+    rows = list(compared())
+    about = {"command": "python tests/benchmarks/size.py", "versions": versions()}
+    print(write_result(output, rows, about | {"seconds": max(1, round(time.perf_counter() - began))}))
