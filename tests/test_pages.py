@@ -43,7 +43,7 @@ CONTENTS = {  # of the pages that have any: how many figures, and how many contr
     "book/11-rollout-and-flow": [3, 4],
     "book/12-which-explanation-ranks-words": [4, 4],
     "book/13-beyond-bert": [2, 0],
-    "book/14-the-paper-reproduced": [5, 4],
+    "book/14-the-paper-reproduced": [5, 5],
     "book/15-your-own-model": [2, 2],
 }
 GRAPHS, MAPS = "book/04-attribution-graphs-and-trees", "book/02-attention-is-not-attribution"
