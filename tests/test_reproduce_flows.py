@@ -179,6 +179,16 @@ def test_the_large_model_is_measured_itself_without_the_random_ones(tmp_path, mo
         assert (tmp_path / "results" / "base" / f"{name}-sst2.json").is_file()
 
 
+def test_rows_of_which_none_can_be_ranked_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\ngood .\tpositive\nbad .\tnegative\n")
+    model = flows.untrained("bert", 2, width=64), attattr.load("sst2")[1]
+    monkeypatch.setattr(reproduce_module, "load", lambda name, device="cpu", size="small": model)
+    with pytest.raises(ValueError, match=r"none of 2 texts can be ranked by trained, sst2: expected 3 ordinary tokens"):
+        reproduce("flow-correlations", Run(task="sst2", data=tmp_path, output=tmp_path / "results"))
+    assert not list((tmp_path / "results").glob("*"))
+
+
 def test_flows_at_the_source_bound_are_those_of_the_reader(run, monkeypatch):
     """The first token keeps to itself in the second layer and the last does not, so the rows have different shares."""
     encoder = torch.tensor(

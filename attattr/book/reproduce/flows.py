@@ -42,6 +42,9 @@ def flow_correlations(run: Run, model: Model, tokenizer: Tokenizer) -> Measured:
     for name, folder in {f"trained, {run.task}": None, **others(run)}.items():
         model, tokenizer = load(folder, run.device) if folder else of_task
         kept = [text for text in texts if int(ordinary_tokens(tokenizer, text).sum()) >= FEWEST and tokens(tokenizer, text) <= MOST]
+        if not kept:
+            wanted = f"{FEWEST} ordinary tokens or more, and at most {MOST} in all"
+            raise ValueError(f"none of {len(texts)} texts can be ranked by {name}: expected {wanted}; give more rows, or others")
         jobs = [(text, run.seed + number) for number, text in enumerate(kept)]
         lines = resumable(run, name, jobs, partial(ranked, model, tokenizer))
         size = sum(int(ordinary_tokens(tokenizer, text).sum()) for text in kept) / len(kept)
