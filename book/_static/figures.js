@@ -56,18 +56,20 @@ function menu(spec, apply) {
 // Curves that wait in the legend ("legendonly"): a click on the legend shows them, or this box, which the keyboard reaches.
 function box(canvas, data, changed) {
   const group = (trace) => trace.legendgroup || trace.name;  // a band has no name, and goes with its curve
-  const hidden = data.filter((trace) => trace.visible === "legendonly"), groups = new Set(hidden.map(group));
-  const waiting = [...new Set(hidden.map((trace) => trace.name).filter(Boolean))];
-  if (!waiting.length) return [];
-  const input = element("input", { type: "checkbox" });
+  const groups = new Set(data.filter((trace) => trace.visible === "legendonly").map(group));
+  if (!groups.size) return [];
+  const input = element("input", { type: "checkbox" }), named = element("span", {});
   const show = () => {
     const some = canvas.data.flatMap((trace, i) => groups.has(group(trace)) && trace.visible !== false ? [i] : []);
+    const waiting = new Set(some.map((i) => canvas.data[i].name).filter(Boolean));  // not every entry of a menu has them all
+    named.textContent = ` with ${[...waiting].map(unescaped).join(", ")}`;
     return some.length && Plotly.restyle(canvas, { visible: input.checked || "legendonly" }, some);
   };
   input.addEventListener("change", changed);  // which asks every control to show again what it stands for
-  const label = element("label", { className: "box" }, input, " with " + waiting.map(unescaped).join(", "));
-  label.now = () => input.checked ? `with ${waiting.map(unescaped).join(", ")}` : "";
+  const label = element("label", { className: "box" }, input, named);
+  label.now = () => input.checked ? named.textContent.trim() : "";
   label.again = show;
+  show();
   return [label];
 }
 
