@@ -4,8 +4,10 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 from docutils.nodes import make_id
@@ -251,6 +253,25 @@ def test_chapter_14_says_what_changes_with_size(chapter14):
     r = attattr.result("size").query("place == '§5.2, Fig. 6'").set_index("task").base.round(2)
     of_sst2 = r[r.index.str.contains("sst2")]
     assert r["mnli and rte"] == 0.59 and (of_sst2.min(), of_sst2.max()) == (0.6, 0.83)
+
+
+def test_chapter_8_says_of_twelve_layers_what_the_results_give():
+    importance = {}
+    for task in TASKS:
+        found = attattr.result(f"base/fig5-{task}", "importance").query("method == 'attribution'")
+        models = [found.pivot_table("value", "layer", "head").to_numpy()]
+        if task in ("rte", "mrpc"):
+            models.append(attattr.result(f"base/fig6-{task}").pivot_table("importance", "layer", "head").to_numpy())
+            last = numpy.corrcoef(*(model[11] for model in models))[0, 1]
+            assert round(last, 2) == {"rte": 0.8, "mrpc": 0.9}[task], "two trainings, the last layer"
+        importance[task] = sum(models) / len(models)
+    for layers, of_pairs, with_sst2 in ((12, (0.55, 0.86), (0.57, 0.81)), (11, (0.51, 0.69), (0.33, 0.59))):
+        r = {}
+        for pair in combinations(TASKS, 2):
+            r[pair] = round(numpy.corrcoef(*(importance[task][:layers].flatten() for task in pair))[0, 1], 2)
+        single = [value for pair, value in r.items() if "sst2" in pair]
+        double = [value for pair, value in r.items() if "sst2" not in pair]
+        assert ((min(double), max(double)), (min(single), max(single))) == (of_pairs, with_sst2)
 
 
 def test_the_table_of_sizes_is_what_the_results_give_now():
