@@ -255,6 +255,16 @@ def test_chapter_14_says_what_changes_with_size(chapter14):
     assert r["mnli and rte"] == 0.59 and (of_sst2.min(), of_sst2.max()) == (0.6, 0.83)
 
 
+def test_chapter_3_says_of_twelve_layers_what_the_results_give():
+    found = attattr.result("base/certificate-sst2")
+    auto, six = found[found.rule == "auto"], found[found.rule == "gauss-legendre 6"]
+    off = auto[auto.error > 0.01]
+    assert (len(auto), len(off), auto.text.nunique()) == (480, 3, 40) and round((six.error <= 0.01).mean(), 2) == 0.92
+    assert (off.layer == 1).all() and off.certified.tolist().count(False) == 2, "two of the exceptions are not certified"
+    assert auto[~auto.certified.astype(bool)].text.nunique() == 2 and (off[~off.certified.astype(bool)].evaluations == 63).all()
+    assert off[off.certified.astype(bool)].error.round(2).tolist() == [0.02]
+
+
 def test_chapter_8_says_of_twelve_layers_what_the_results_give():
     importance = {}
     for task in TASKS:
