@@ -38,7 +38,7 @@ CONTENTS = {  # of the pages that have any: how many figures, and how many contr
     "book/06-receptive-field": [1, 1],
     "book/07-pruning-heads": [4, 5],
     "book/08-which-heads-are-universal": [2, 2],
-    "book/09-adversarial-triggers": [2, 0],
+    "book/09-adversarial-triggers": [2, 1],
     "book/10-what-a-trigger-proves": [2, 2],
     "book/11-rollout-and-flow": [3, 4],
     "book/12-which-explanation-ranks-words": [4, 4],
