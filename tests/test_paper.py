@@ -157,6 +157,7 @@ def chapter14():
         "controls",
         "orders",
         "words-code",
+        "table1",
         "table2",
         "shares",
         "shown-code",
@@ -221,6 +222,11 @@ def test_chapter_14_concludes_no_more_than_its_comparisons_show(chapter14):
     assert len(by_chance) >= len(TASKS) and (by_chance < of_task).all(), "in a random order the cost is larger on each task"
 
 
+def test_chapter_14_counts_the_triggers_that_share_a_word_where_they_were_mined(chapter14):
+    shared = chapter14["frames"]["table1"].T.filter(like="shared").stack().dropna()
+    assert len(shared) == 5 + 2 and shared[shared != "none"].tolist() == ["not"]
+
+
 def test_the_rows_of_a_class_are_those_of_the_development_sets():
     folder = next((path for path in (ROOT.parent / "shared" / "glue", Path("/work/shared/glue")) if path.is_dir()), None)
     for task, of_class in TABLE2.attrs["dev_rows"].items():
@@ -250,6 +256,8 @@ def test_chapter_14_says_what_changes_with_size(chapter14):
     asked |= {"two sentence-pair tasks": ["MNLI and RTE"]}
     assert {what: changed.task[changed.claim.str.contains(what)].tolist() for what in asked} == asked
     assert len(changed) == sum(map(len, asked.values()))
+    entries = chapter14["cells"].pivot(index=["name", "trigger"], columns="size", values="holds").dropna().astype(bool)
+    assert (~entries["6 layers"] & entries["12 layers"]).sum() == 4 and (entries["6 layers"] & ~entries["12 layers"]).sum() == 2
     r = attattr.result("size").query("place == '§5.2, Fig. 6'").set_index("task").base.round(2)
     of_sst2 = r[r.index.str.contains("sst2")]
     assert r["mnli and rte"] == 0.59 and (of_sst2.min(), of_sst2.max()) == (0.6, 0.83)
@@ -262,7 +270,26 @@ def test_chapter_3_says_of_twelve_layers_what_the_results_give():
     assert (len(auto), len(off), auto.text.nunique()) == (480, 3, 40) and round((six.error <= 0.01).mean(), 2) == 0.92
     assert (off.layer == 1).all() and off.certified.tolist().count(False) == 2, "two of the exceptions are not certified"
     assert auto[~auto.certified.astype(bool)].text.nunique() == 2 and (off[~off.certified.astype(bool)].evaluations == 63).all()
-    assert off[off.certified.astype(bool)].error.round(2).tolist() == [0.02]
+    certified = off.certified.astype(bool)
+    assert off[certified].error.round(2).tolist() == [0.02] and auto.drop(off[~certified].index).error.max().round(3) == 0.02
+    assert off[~certified].reported.round(3).min() == 0.011 and off[certified].reported.round(3).item() == 0.008
+    assert six[six.error > 0.01].layer.value_counts().to_dict() == {11: 28, 1: 10, 0: 2}
+    assert round((auto.reported < auto.error).mean(), 3) == 0.023
+
+
+def test_chapter_9_says_of_twelve_layers_what_the_results_give():
+    cost = {}
+    for size in ("", "base/"):
+        found = attattr.result(f"{size}table2-sst2").query("`class` == against")
+        for label, own in found.groupby("class"):
+            (before,) = own[own.kind == "no trigger"].accuracy
+            left = {"best": own[(own.kind == "chosen") & (own["rank"] == 1)], "three": own[own.kind == "chosen"]}
+            left["random"] = own[own.kind == "random words"]
+            cost[size, label] = {name: round(100 * (before - some.accuracy.mean())) for name, some in left.items()}
+    assert cost["base/", "negative"] == {"best": 10, "three": 12, "random": 1}
+    assert cost["base/", "positive"] == {"best": 14, "three": 19, "random": 4}
+    assert cost["", "negative"] | {"random": 0} == {"best": 29, "three": 14, "random": 0}
+    assert cost["", "positive"] | {"random": 0} == {"best": 35, "three": 30, "random": 0}
 
 
 def test_chapter_8_says_of_twelve_layers_what_the_results_give():
