@@ -279,13 +279,13 @@ def test_chapter_3_says_of_twelve_layers_what_the_results_give():
 
 def test_chapter_9_says_of_twelve_layers_what_the_results_give():
     cost = {}
-    for size in ("", "base/"):
-        found = attattr.result(f"{size}table2-sst2").query("`class` == against")
+    for folder in ("", "base/"):
+        found = attattr.result(f"{folder}table2-sst2").query("`class` == against")
         for label, own in found.groupby("class"):
             (before,) = own[own.kind == "no trigger"].accuracy
             left = {"best": own[(own.kind == "chosen") & (own["rank"] == 1)], "three": own[own.kind == "chosen"]}
             left["random"] = own[own.kind == "random words"]
-            cost[size, label] = {name: round(100 * (before - some.accuracy.mean())) for name, some in left.items()}
+            cost[folder, label] = {name: round(100 * (before - some.accuracy.mean())) for name, some in left.items()}
     assert cost["base/", "negative"] == {"best": 10, "three": 12, "random": 1}
     assert cost["base/", "positive"] == {"best": 14, "three": 19, "random": 4}
     assert cost["", "negative"] | {"random": 0} == {"best": 29, "three": 14, "random": 0}
