@@ -292,6 +292,25 @@ def test_chapter_9_says_of_twelve_layers_what_the_results_give():
     assert cost["", "positive"] | {"random": 0} == {"best": 35, "three": 30, "random": 0}
 
 
+def test_chapter_5_says_of_the_edges_of_twelve_layers_what_the_results_give():
+    at = attattr.result("base/edges-sst2").set_index("tau").loc[0.4].set_index(["left", "graph"])
+    kept, cut = (at.loc[left] for left in ("only these", "all but these"))
+    for test, sign in ((kept.probability, 1), (cut.probability, -1)):
+        rivals = test[["attention", "random", "positive", "anywhere"]]
+        assert (sign * test["attribution"] > sign * rivals).all(), "better than its rivals"
+        signs = (test["positive"] - test["random"]) / (test["attribution"] - test["random"])
+        assert round(signs, 1) == 0.7
+    lead = kept.probability["attribution"] - kept.probability["positive"]
+    assert (
+        lead < kept.error[["attribution", "positive"]].min()
+        and round(cut.probability["positive"] - cut.probability["attribution"], 1) == 0.1
+    )
+    sizes = [(test["admitted"] - test["positive, admitted"]).round(2) for test in (kept.probability, cut.probability)]
+    assert sizes == [0.12, -0.06]
+    one = cut.probability[["midpoint, admitted", "gradient, admitted", "admitted", "20 steps, admitted"]].round(2)
+    assert one.tolist() == [0.46, 0.51, 0.37, 0.38]
+
+
 def test_chapter_8_says_of_twelve_layers_what_the_results_give():
     importance = {}
     for task in TASKS:
