@@ -148,7 +148,6 @@ def chapter14():
         "ex-does-not-follow-solution",
         "read",
         "judge",
-        "measure",
         "records",
         "fig6-records",
         "tables",

@@ -8,11 +8,12 @@ Here, and nowhere else, stands which columns each table has. Layers count from 0
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from ..data import data_folder, one_of, whole
@@ -99,6 +100,46 @@ def by_size(kind: str, tasks: Mapping[str, str], measure: str | None = None) -> 
     large = {f"{name}, 12 layers": f"base/{kind}-{task}" for name, task in tasks.items()}
     there = {name: source for name, source in large.items() if (data_folder() / "results" / f"{source}.json").is_file()}
     return {name: result(source, measure) for name, source in ({name: f"{kind}-{task}" for name, task in tasks.items()} | there).items()}
+
+
+def beside(value: pandas.Series, found: pandas.DataFrame) -> Iterator[dict[str, Any]]:
+    """Ours beside one row of ``paper-values``, once for each of its readings.
+
+    Args:
+        value: the row: ``where`` finds our rows, ``than`` those that they are compared with, ``of`` is the column and ``take`` what is
+            taken of it (None: the mean), ``each`` the column that tells readings apart. NaN: not asked.
+        found: one of the results that the row names.
+
+    Returns:
+        ``key``, the reading ("" where there is one); ``ours``; ``than``, and ``error``, half of the 95 % interval of the difference, NaN
+        where nothing is compared; ``rows``, of which ours is a share. For the rule ``"rising"``, ours is the share of steps that rise.
+
+    >>> values = result("paper-values")
+    >>> star = values[values.what == "accuracy with a tenth of the heads kept, by Taylor"].squeeze()
+    >>> [round(one["ours"], 2) for one in beside(star, result("fig5-mnli"))]
+    [np.float64(0.32)]
+    """
+    column, take = value["of"], "mean" if pandas.isna(value["take"]) else value["take"]
+    for key, part in [("", found)] if pandas.isna(value["each"]) else found.groupby(value["each"]):
+        mine, than, error = part.query(value["where"]), np.nan, np.nan
+        ours = (mine[column].diff().dropna() > 0).mean() if value["rule"] == "rising" else mine[column].agg(take)
+        if pandas.notna(value["than"]):
+            other = part.query(value["than"])
+            than, error = other[column].agg(take), np.hypot(half_width(mine, column), half_width(other, column))
+        if pandas.notna(ours):
+            rows = next((mine[name].iloc[0] for name in ("rows", "texts") if name in mine), np.nan)
+            yield {"key": key, "ours": ours, "than": than, "error": error, "rows": rows}
+
+
+def half_width(side: pandas.DataFrame, column: str) -> float:
+    """Half of the 95 % interval of the mean of a column: the result's own, or that of a share of its rows."""
+    low, high = ("flip_low", "flip_high") if column == "flip_rate" else ("low", "high")
+    if low in side and side[low].notna().all():
+        return float((side[high] - side[low]).mean() / 2)
+    if "error" in side and side["error"].notna().all():
+        return float(1.96 * side["error"].mean())
+    share, rows = side[column].mean(), side["rows" if "rows" in side else "texts"].min()
+    return float(1.96 * (share * (1 - share) / rows) ** 0.5)
 
 
 def read_result(path: Path, measure: str | None = None) -> pandas.DataFrame:

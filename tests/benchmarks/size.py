@@ -9,6 +9,7 @@ that is ours, too; ``paper`` is the paper's own number or words.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from itertools import combinations
@@ -18,7 +19,7 @@ from typing import Any
 import pandas
 import torch
 
-from attattr.book.results import result, write_result
+from attattr.book.results import beside, result, write_result
 from attattr.book.training.model_folder import versions
 from attattr.data import TASKS, data_folder
 from attattr.heads import correlation
@@ -28,33 +29,18 @@ SIZES = {"small": "", "base": "base/"}
 BOOKS = "the book's models"  # the reading of Figure 6: not those of other seeds
 
 
-def measured(row: pandas.Series, name: str) -> pandas.Series:
-    """Ours and what it is compared with, for each reading that the papers' row knows ("" where there is one)."""
-    table, by = result(name), row["each"] if isinstance(row["each"], str) else None
-    of = {"": table} if by is None else dict(iter(table.groupby(by)))
-    take = row["take"] if isinstance(row["take"], str) else "mean"
-    found = {}
-    for reading, part in of.items():
-        ours, than = (part.query(row[side])[row["of"]].agg(take) if isinstance(row[side], str) else None for side in ("where", "than"))
-        if row["rule"] == "rising":
-            ours = (part.query(row["where"])[row["of"]].diff().dropna() > 0).mean()
-        if pandas.notna(ours):
-            found[reading] = ours, than
-    return pandas.Series(found, dtype=object)
-
-
 def compared() -> Iterator[dict[str, Any]]:
     """A row for each comparison, task and reading."""
     values, there = result("paper-values"), {path.stem for path in (data_folder() / "results" / "base").glob("*.json")}
     for _, row in values[values.rule.isin(RULES)].iterrows():
         paper = row["said"] if pandas.isna(row["value"]) else f"{row['value']:g}"
         for name in sorted({*row["results"]} & there):
-            of = {size: measured(row, folder + name) for size, folder in SIZES.items()}
-            for reading in of["small"].index.intersection(of["base"].index):
+            of = {size: {one["key"]: one for one in beside(row, result(folder + name))} for size, folder in SIZES.items()}
+            for reading in filter(of["base"].get, of["small"]):
                 found = {"claim": row["what"], "place": row["place"], "task": name.rpartition("-")[2], "reading": reading}
                 for size in SIZES:
-                    ours, than = of[size][reading]
-                    found |= {size: round(float(ours), 3), f"{size}_than": None if than is None else round(float(than), 3)}
+                    ours, than = (float(of[size][reading][side]) for side in ("ours", "than"))
+                    found |= {size: round(ours, 3), f"{size}_than": None if math.isnan(than) else round(than, 3)}
                 yield found | {"paper": paper}
     for _, row in values[values.rule.str.endswith(" r")].iterrows():
         for pair in combinations([task for task in TASKS if f"fig5-{task}" in there], 2):
