@@ -221,6 +221,26 @@ def test_chapter_14_concludes_no_more_than_its_comparisons_show(chapter14):
     assert len(by_chance) >= len(TASKS) and (by_chance < of_task).all(), "in a random order the cost is larger on each task"
 
 
+def test_chapter_10_says_of_twelve_layers_what_the_results_give():
+    mined, twins = attattr.result("base/table1-sst2"), attattr.result("base/controls-sst2", "selection").query("kind == 'random words'")
+    before, costs = mined[mined.candidate.isna()].accuracy.mean(), []
+    for tried in (mined, twins):
+        against = tried[(tried.mined_by == "attribution") & (tried.label != tried["class"])]
+        costs.append(round(100 * (before - against.groupby("class").accuracy.mean().mean()), 1))
+    assert costs == [12.6, 2.1]
+    left = attattr.result("base/table2-sst2").query("`class` == against").pivot_table("accuracy", "class", "kind")
+    chosen = attattr.result("base/controls-sst2", "reported").query("`class` == against and kind == 'random words'")
+    left = left.join(chosen.pivot_table("accuracy", "class", "mined_by"))
+    cost = (100 * -left.sub(left["no trigger"], axis=0)).round().astype(int)
+    assert cost["chosen"].to_dict() == {"negative": 12, "positive": 19} and cost["other places"].to_dict() == {
+        "negative": 7,
+        "positive": 13,
+    }
+    assert cost["attribution"].to_dict() == {"negative": 11, "positive": 8} and cost["attention"]["positive"] == 22
+    words = chosen[(chosen.mined_by == "attention") & (chosen["class"] == "positive")].tokens.explode()
+    assert {"not", "none", "without"} <= set(words)
+
+
 def test_chapter_14_counts_the_triggers_that_share_a_word_where_they_were_mined(chapter14):
     shared = chapter14["frames"]["table1"].T.filter(like="shared").stack().dropna()
     assert len(shared) == 5 + 2 and shared[shared != "none"].tolist() == ["not"]
