@@ -236,7 +236,7 @@ def test_chapter_10_says_of_twelve_layers_what_the_results_give():
         "negative": 7,
         "positive": 13,
     }
-    assert cost["attribution"].to_dict() == {"negative": 11, "positive": 8} and cost["attention"]["positive"] == 22
+    assert cost["attribution"].to_dict() == {"negative": 11, "positive": 8} and cost["attention"]["positive"] == 23
     words = chosen[(chosen.mined_by == "attention") & (chosen["class"] == "positive")].tokens.explode()
     assert {"not", "none", "without"} <= set(words)
 
