@@ -241,6 +241,27 @@ def test_chapter_10_says_of_twelve_layers_what_the_results_give():
     assert {"not", "none", "without"} <= set(words)
 
 
+def test_chapter_12_says_of_twelve_layers_what_the_results_give():
+    found = attattr.result("base/flow-correlations-sst2")
+    rho = found[(found.measure == "correlation") & (found.reading == "row") & (found.against == "blank-out")]
+    assert rho.sort_values("value").method.iloc[-1] == "gradient" and rho.texts.max() == 60
+    best = rho.groupby("method").value.max().round(2)
+    assert (best["gradient"], best["attribution, all layers"]) == (0.39, 0.34)
+    masked = found[found.measure == "comprehensiveness"].set_index("method")
+    assert masked.value.idxmax() == "integrated gradients"
+    assert masked.low["integrated gradients"] < masked.high[["attribution, all layers", "blank-out"]].min(), "intervals that overlap"
+    raw = masked.loc["raw attention"]
+    assert raw.low < masked.value["random"] < raw.high and (masked.high[["rollout", "flow"]] < raw.low).all()
+    three = found[(found.measure == "correlation") & found.method.isin(["raw attention", "rollout", "flow"])]
+    of = three.groupby(["reading", "against", "method"])
+    assert (of.value.max().loc["row", ["blank-out", "input gradient"], ["rollout", "flow"]] < 0).all(), "in every layer"
+    best = three.loc[of.value.idxmax()].set_index(["reading", "against", "method"])
+    ahead = best.value.unstack().eval("flow > `raw attention`")
+    assert ahead[ahead].index.tolist() == [("max", "input gradient")], "one of four readings"
+    flow, raw = (best.loc["max", "input gradient", method] for method in ("flow", "raw attention"))
+    assert (flow.layer, flow.value.round(2), raw.layer, raw.value.round(2)) == (2, 0.36, 9, 0.28) and flow.low < raw.high
+
+
 def test_chapter_14_counts_the_triggers_that_share_a_word_where_they_were_mined(chapter14):
     shared = chapter14["frames"]["table1"].T.filter(like="shared").stack().dropna()
     assert len(shared) == 5 + 2 and shared[shared != "none"].tolist() == ["not"]
@@ -269,6 +290,11 @@ def test_two_entries_of_table_2_are_no_shares_of_their_rows(chapter14):
 
 def test_chapter_14_says_what_changes_with_size(chapter14):
     changed, every = chapter14["changed"], chapter14["judged_in_both"]
+    second = changed.claim.str.contains("flow is ahead of rollout")
+    assert changed.key[second].tolist() == ["blank-out", "input gradient"] and changed["12 layers"][second].all()
+    ranks = chapter14["tested"].query("size == '12 layers'").set_index(["what", "key"])
+    assert (ranks.loc[changed.claim[second].iloc[0], ["ours", "than"]] < 0).all(axis=None), "both are negative"
+    changed, every = changed[~second], every.drop(index=list(changed.value[second]), level="value")
     assert len(changed) < len(every) / 2 and not changed["12 layers"].any(), "all that change hold in six layers, and not in twelve"
     asked = {"by attribution: within five": ["MRPC"], "with the largest attribution kept": ["SST-2"], "removed: more than half": ["SST-2"]}
     asked |= {"in the second layer": ["SST-2"], "SST-2 with a sentence-pair task": ["RTE and SST-2", "SST-2 and MRPC"]}
