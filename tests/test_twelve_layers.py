@@ -27,20 +27,32 @@ def test_chapter_3_says_of_twelve_layers_what_the_results_give():
 
 
 def test_chapter_5_says_of_the_edges_of_twelve_layers_what_the_results_give():
-    at = attattr.result("base/edges-sst2").set_index("tau").loc[0.4].set_index(["left", "graph"])
-    kept, cut = (at.loc[left] for left in ("only these", "all but these"))
-    for test, sign in ((kept.probability, 1), (cut.probability, -1)):
-        rivals = test[["attention", "random", "positive", "anywhere"]]
-        assert (sign * test["attribution"] > sign * rivals).all(), "better than its rivals"
-    lead = kept.probability["attribution"] - kept.probability["positive"]
-    assert round(lead, 2) == 0.02 and lead < kept.error[["attribution", "positive"]].min(), "less than one standard error"
-    left = cut.probability
-    assert round(4 * (left["positive"] - left["random"]) / (left["attribution"] - left["random"])) == 3, "three quarters are signs"
-    assert round(left["positive"] - left["attribution"], 1) == 0.1
-    sizes = [(test["admitted"] - test["positive, admitted"]).round(2) for test in (kept.probability, left)]
-    assert sizes == [0.12, -0.06]
-    one = left[["midpoint, admitted", "gradient, admitted", "admitted", "20 steps, admitted", "midpoint", "attribution"]]
-    assert one.round(2).tolist() == [0.46, 0.51, 0.37, 0.38, 0.63, 0.43]
+    at = {task: attattr.result(f"base/edges-{task}").set_index("tau").loc[0.4].set_index(["left", "graph"]) for task in ("sst2", "mnli")}
+    kept, cut = ({task: found.loc[left] for task, found in at.items()} for left in ("only these", "all but these"))
+    drawn, positive, admitted, like = "attribution", "positive", "admitted", "positive, admitted"
+    share, sizes, of_admitted, leads = {}, {}, {}, {}
+    for task in at:
+        for test, sign in ((kept[task].probability, 1), (cut[task].probability, -1)):
+            assert (sign * test[drawn] > sign * test[["attention", "random", "positive", "anywhere"]]).all(), "better than its rivals"
+        lead = kept[task].probability[drawn] - kept[task].probability[positive]
+        assert lead < kept[task].error[[drawn, positive]].min(), "less than one standard error"
+        left = cut[task].probability
+        share[task] = round((left[positive] - left["random"]) / (left[drawn] - left["random"]), 2)
+        sizes[task], leads[task] = round(left[positive] - left[drawn], 2), round(lead, 2)
+        of_admitted[task] = [round(abs(p[admitted] - p[like]), 2) for p in (kept[task].probability, left)]
+    assert share == {"sst2": 0.74, "mnli": 0.7}, "signs: three quarters, seven tenths"
+    assert sizes == {"sst2": 0.1, "mnli": 0.12} and leads == {"sst2": 0.02, "mnli": 0.0}
+    assert of_admitted == {"sst2": [0.12, 0.06], "mnli": [0.06, 0.04]}
+    rules = ["midpoint, admitted", "gradient, admitted", "admitted", "20 steps, admitted", "midpoint", "attribution"]
+    left = {task: cut[task].probability[rules].map("{:.2f}".format).tolist() for task in at}
+    assert left == {"sst2": ["0.46", "0.51", "0.37", "0.38", "0.63", "0.43"], "mnli": ["0.31", "0.37", "0.26", "0.26", "0.44", "0.29"]}
+    mnli = attattr.result("base/edges-mnli")
+    full, none = (mnli.set_index("left").probability[left] for left in ("all", "none"))
+    dark = mnli[(mnli.left == "all but these") & mnli.graph.isin([drawn, admitted])]
+    assert (full.round(2), none.round(2)) == (0.94, 0.33) and (dark.probability < none).all(), "under the dotted line at every τ"
+    only = mnli[mnli.left == "only these"].set_index(["graph", "tau"])[["edges", "probability"]].round(2)
+    points = [only.loc[point].tolist() for point in ((drawn, 0.05), (admitted, 0.2), (admitted, 0.05))]
+    assert points == [[268.6, 0.36], [201.9, 0.57], [775.8, 0.88]]
 
 
 def test_chapter_8_says_of_twelve_layers_what_the_results_give():
