@@ -1,6 +1,6 @@
 """What the chapters say of the models of twelve layers, against their results in ``data/results/base/``."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy
 import pandas
@@ -24,6 +24,31 @@ def test_chapter_3_says_of_twelve_layers_what_the_results_give():
     assert len(passed) == 8 and (passed.error.min().round(3), passed.error.max().round(3)) == (0.011, 0.027)
     below = (auto.reported < auto.error).groupby(auto.task).mean().round(3)
     assert below.to_dict() == {"sst2": 0.023, "mnli": 0.071}
+
+
+def test_chapter_5_says_of_the_heads_of_twelve_layers_what_the_results_give():
+    accuracy, tasks = {}, ("sst2", "mnli")
+    for task in tasks:
+        found = attattr.result(f"base/fig3-{task}")
+        accuracy[task] = (100 * found.groupby(["scope", "by", "first", "removed"]).accuracy.agg(["min", "max"])).round(1)
+        largest, smallest = (accuracy[task]["min"]["set", "attribution", first] for first in ("largest", "smallest"))
+        by_chance = accuracy[task].loc["set", "random", "largest"]
+        assert (largest < by_chance["min"])[{"sst2": range(1, 10), "mnli": range(2, 9)}[task]].all(), "falls faster than the band"
+        assert smallest[10] - by_chance["max"][10] == {"sst2": 14, "mnli": 11.5}[task] and largest[2] < by_chance["min"][2]
+        attention = accuracy[task]["min"]["set", "attention", "smallest"][10] - by_chance["max"][10]
+        assert attention == {"sst2": 1.5, "mnli": -2}[task], "above the best random order, and below it"
+        assert by_chance["min"][0] - by_chance["min"][2] == {"sst2": 2.5, "mnli": 7.5}[task], "what a random order costs"
+    left = {
+        task: {scope: of["min"][scope, "attribution", "smallest"] for scope in ("example", "right", "predicted")}
+        for task, of in accuracy.items()
+    }
+    assert {task: (of["example"].max() - of["example"][0], of["example"].idxmax()) for task, of in left.items()} == {
+        "sst2": (3.5, 7),
+        "mnli": (16, 4),
+    }
+    assert {task: [of["example"][10], of["right"][10].round()] for task, of in left.items()} == {"sst2": [88.5, 89], "mnli": [59, 63]}
+    assert all(of["predicted"][10] < of["predicted"][0] for of in left.values()), "without the label, two heads do worse than all"
+    assert accuracy["mnli"]["min"]["set", "attribution", "largest"][[0, 2]].tolist() == [80, 59], "21 points"
 
 
 def test_chapter_5_says_of_the_edges_of_twelve_layers_what_the_results_give():
@@ -75,18 +100,28 @@ def test_chapter_8_says_of_twelve_layers_what_the_results_give():
 
 
 def test_chapter_9_says_of_twelve_layers_what_the_results_give():
-    cost = {}
-    for folder in ("", "base/"):
-        found = attattr.result(f"{folder}table2-sst2").query("`class` == against")
+    cost, spread = {}, {}
+    for folder, task in product(("", "base/"), ("sst2", "mnli")):
+        found = attattr.result(f"{folder}table2-{task}").query("`class` == against")
         for label, own in found.groupby("class"):
-            (before,) = own[own.kind == "no trigger"].accuracy
-            left = {"best": own[(own.kind == "chosen") & (own["rank"] == 1)], "three": own[own.kind == "chosen"]}
-            left["random"] = own[own.kind == "random words"]
-            cost[folder, label] = {name: round(100 * (before - some.accuracy.mean())) for name, some in left.items()}
+            none, chosen = own[own.kind == "no trigger"].iloc[0], own[own.kind == "chosen"]
+            left = {"best": chosen[chosen["rank"] == 1], "three": chosen, "random": own[own.kind == "random words"]}
+            cost[folder, label] = {name: round(100 * (none.accuracy - some.accuracy.mean())) for name, some in left.items()}
+            best = left["best"].iloc[0]
+            spread[folder, label] = 50 * numpy.hypot(none.high - none.low, best.high - best.low)  # half an interval of the fall, in points
     assert cost["base/", "negative"] == {"best": 10, "three": 12, "random": 1}
     assert cost["base/", "positive"] == {"best": 14, "three": 19, "random": 4}
     assert cost["", "negative"] == {"best": 29, "three": 14, "random": 2}
     assert cost["", "positive"] == {"best": 35, "three": 30, "random": 4}
+    three = {folder: [cost[folder, label]["three"] for label in TASKS["mnli"].labels] for folder in ("", "base/")}
+    assert three == {"": [72, 36, 25], "base/": [74, 50, 27]}
+    assert [cost["base/", label]["random"] for label in TASKS["mnli"].labels] == [31, 0, 6] and cost["", "entailment"]["random"] == 29
+    assert (cost["base/", "neutral"]["best"], cost["", "neutral"]["best"]) == (63, 39)
+    assert numpy.hypot(spread["", "neutral"], spread["base/", "neutral"]) < 63 - 39, "this difference is clear"
+    assert numpy.hypot(spread["", "neutral"], spread["base/", "neutral"]) > 50 - 36, "the other can be chance"
+    mnli = attattr.result("base/table2-mnli").query("`class` == against and kind == 'chosen'")
+    best = mnli[mnli["rank"] == 1].set_index("class").tokens
+    assert best["entailment"] == best["neutral"] == ["1974", "1965"]
 
 
 def test_chapter_10_says_of_twelve_layers_what_the_results_give():
@@ -107,6 +142,29 @@ def test_chapter_10_says_of_twelve_layers_what_the_results_give():
     assert cost["attribution"].to_dict() == {"negative": 11, "positive": 8} and cost["attention"]["positive"] == 23
     words = chosen[(chosen.mined_by == "attention") & (chosen["class"] == "positive")].tokens.explode()
     assert {"not", "none", "without"} <= set(words)
+
+
+def test_chapter_10_says_of_mnli_in_twelve_layers_what_the_results_give():
+    table2 = attattr.result("base/table2-mnli").query("`class` == against")
+    controls = attattr.result("base/controls-mnli", "reported").query("`class` == against and overlap.isna()")
+    left = table2.pivot_table("accuracy", "class", "kind")
+    rivals = controls.pivot_table("accuracy", "class", ["mined_by", "kind"])
+    before, classes = left["no trigger"], ["entailment", "neutral", "contradiction"]
+    cost = {name: (100 * (before - of)).round()[classes].tolist() for name, of in {**left, **rivals}.items()}
+    assert cost["chosen"] == [74, 50, 27] and cost["attribution", "random words"] == [68, 8, 17], "clearly ahead against neutral alone"
+    assert cost["by attention"] == [58, 9, 10] and cost["attention", "random words"] == [58, 9, 7], "no more than their twins"
+    assert cost["attribution", "both texts"] == [-7, 8, 10]
+    flattery = (100 * (left["chosen"] - left["chosen on these rows"])).round()
+    assert flattery[classes].tolist() == [0, 1, 4]
+    half = (table2.high - table2.low) / 2
+    assert 0.1 < half[(table2["class"] == "neutral") & (table2.kind == "chosen")].max() < 0.12 and half.max() < 0.13
+    mined, rivals = attattr.result("base/table1-mnli"), attattr.result("base/controls-mnli", "selection").query("kind == 'random words'")
+    before, costs = mined[mined.candidate.isna()].accuracy.mean(), {}
+    for name, tried in (("mined", mined), ("twins", rivals)):
+        against = tried[tried.label != tried["class"]]
+        of_method = before - against.groupby(["mined_by", "class"]).accuracy.mean().groupby("mined_by").mean()
+        costs[name] = (100 * of_method).round(1).to_dict()
+    assert costs == {"mined": {"attribution": 18.3, "attention": 4.0}, "twins": {"attribution": 12.3, "attention": 5.0}}
 
 
 def test_chapter_12_says_of_twelve_layers_what_the_results_give():
