@@ -118,7 +118,7 @@ def test_chapter_9_says_of_twelve_layers_what_the_results_give():
     assert [cost["base/", label]["random"] for label in TASKS["mnli"].labels] == [31, 0, 6] and cost["", "entailment"]["random"] == 29
     assert (cost["base/", "neutral"]["best"], cost["", "neutral"]["best"]) == (63, 39)
     assert numpy.hypot(spread["", "neutral"], spread["base/", "neutral"]) < 63 - 39, "this difference is clear"
-    assert numpy.hypot(spread["", "neutral"], spread["base/", "neutral"]) > 50 - 36, "the other can be chance"
+    assert numpy.hypot(spread["", "neutral"], spread["base/", "neutral"]) > 50 - 36, "that of the best three is at the limit"
     mnli = attattr.result("base/table2-mnli").query("`class` == against and kind == 'chosen'")
     best = mnli[mnli["rank"] == 1].set_index("class").tokens
     assert best["entailment"] == best["neutral"] == ["1974", "1965"]
@@ -151,7 +151,14 @@ def test_chapter_10_says_of_mnli_in_twelve_layers_what_the_results_give():
     rivals = controls.pivot_table("accuracy", "class", ["mined_by", "kind"])
     before, classes = left["no trigger"], ["entailment", "neutral", "contradiction"]
     cost = {name: (100 * (before - of)).round()[classes].tolist() for name, of in {**left, **rivals}.items()}
-    assert cost["chosen"] == [74, 50, 27] and cost["attribution", "random words"] == [68, 8, 17], "clearly ahead against neutral alone"
+    assert cost["chosen"] == [74, 50, 27] and cost["attribution", "random words"] == [68, 8, 17]
+    half = (
+        pandas.concat([table2[table2.kind == "chosen"], controls[controls.kind == "random words"]])
+        .groupby("class")
+        .apply(lambda of: numpy.hypot(*(of[of.kind == kind].eval("high - low").mean() / 2 for kind in ("chosen", "random words"))))
+    )
+    ahead = rivals["attribution", "random words"] - left["chosen"]
+    assert (ahead > half)[classes].tolist() == [False, True, False], "clearly ahead against neutral alone"
     assert cost["by attention"] == [58, 9, 10] and cost["attention", "random words"] == [58, 9, 7], "no more than their twins"
     assert cost["attribution", "both texts"] == [-7, 8, 10]
     flattery = (100 * (left["chosen"] - left["chosen on these rows"])).round()
